@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from benchmarks import benchmark
-from secateur.budget import WidthCurve, WidthCurves, plan_within
+from secateur.budget import Limits, WidthCurve, WidthCurves, plan_within
 from secateur.criteria import Scores
 from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
@@ -148,7 +148,7 @@ class TimedNetwork:
         """Find the plan that keeps the most in half the time."""
 
         def plan_for(limits: Mapping[str, int]) -> sec.PruningPlan:
-            return plan_within(self.graph, self.curves, limits, latency=self.table)
+            return plan_within(self.graph, self.curves, Limits(limits), latency=self.table)
 
         limits = sec.Budget(latency=HALF).amounts(self.graph, self.table)
         return self.tuner.plan(HALF, limits, plan_for, self.model)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -103,6 +104,10 @@ class FakeGraph:
             points.append([builder.value(4 * layer.positions, [size]) for size in (fan_in, fan_out)])
         builder.live(points)
         return builder.build()
+
+    @property
+    def wiring(self) -> SimpleNamespace:
+        return SimpleNamespace(branches=(), cost_model=self.cost_model)
 
     def cost(self, keep: Mapping[str, int] | None = None) -> Cost:
         widths = [(keep or {}).get(group.name, group.channels) for group in self.groups]

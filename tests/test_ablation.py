@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 import secateur as sec
 from secateur.ablation import Ablation, ablate
 from secateur.errors import UsageError
+from secateur.recovery.compact_layers import CompactInterpreter
 from tests.graph.networks import build
 
 Batch = tuple[Tensor, Tensor]
@@ -192,9 +193,31 @@ def test_a_channel_that_is_zero_for_all_examples_costs_no_pass() -> None:
         x = torch.randn(6, 3, 8, 8)
     with torch.no_grad():
         net[0].bias[1] = -100.0
-    graph, targets, known = sec.trace(net, x[:2]), torch.arange(6) % 3, []
-    found = ablate(net, graph, [(x, targets)], cross_entropy, progress=lambda now, _: known.append(now["0"]))
+    graph, targets, losses, known = sec.trace(net, x[:2]), torch.arange(6) % 3, [], []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses.append(cross_entropy(outputs, targets))
+        return losses[-1]
+
+    found = ablate(net, graph, [(x, targets)], loss, progress=lambda now, _: known.append(now["0"]))
     assert found["0"][1] == 0
     assert (found["0"][[0, 2, 3, 4]] != 0).all()
+    assert len(losses) == found.measured  # that of the whole network, and one for every other channel
     assert known[0].tolist() == pytest.approx([torch.nan, 0, torch.nan, torch.nan, torch.nan], nan_ok=True)
     assert len(known) == found.measured
+
+
+def test_every_pass_begins_at_the_first_step_that_reads_the_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are counted: the network twice (the second time up to the last group), then the rest for each."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3))
+        x = torch.randn(6, 3)
+    graph, run = sec.trace(net, x[:2]), []
+    original = CompactInterpreter.run_node
+    monkeypatch.setattr(
+        CompactInterpreter, "run_node", lambda self, node: run.append(node.name) or original(self, node)
+    )
+    ablate(net, graph, [(x, torch.arange(6) % 3)], cross_entropy)
+    layers = ["linear", "gelu", "linear", "gelu", "linear"]
+    assert len(run) == 5 + 4 + 5 * len(layers[2:]) + 4 * len(layers[4:])

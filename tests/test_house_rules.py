@@ -48,6 +48,14 @@ def definitions() -> Iterator[tuple[Path, ast.AST]]:
                 yield path, node
 
 
+def test_docstrings_begin_in_plain_words() -> None:
+    """A function returns a string, and does not "say" it; and "X whose Y" is shorter than "X of which Y"."""
+    for path, node in definitions():
+        first, *_ = (ast.get_docstring(node) or "").splitlines() or [""]  # type: ignore[arg-type]
+        assert not first.startswith("Say "), f"{path}: {first}"
+        assert " of which " not in first, f"{path}: {first}"
+
+
 def test_no_two_classes_have_one_name() -> None:
     places = defaultdict(list)
     for path, node in definitions():

@@ -27,7 +27,7 @@ from benchmarks.images import Images, accuracy, batches, data_path, images, raw,
 from benchmarks.networks import FROM_NOTHING
 from benchmarks.suite import recovery
 from benchmarks.tables import Table, spread
-from secateur.budget import WidthCurves, plan_within
+from secateur.budget import Limits, WidthCurves, plan_within
 from secateur.data.loader import Loader
 from secateur.latency import Comparison, LatencyTable, Timings, compare_latency, latency_table
 from secateur.recipes.latency_tuner import LatencyFit, LatencyTuner
@@ -168,7 +168,8 @@ class Subject:
             return compare_latency(models, inputs, min_seconds=self.options.seconds, min_runs=5)
 
         def plan_for(limits: Mapping[str, int]) -> sec.PruningPlan:
-            return plan_within(self.graph, curves, limits, widths=sec.Widths(depth=depth), latency=self.table)
+            most, widths = Limits(limits), sec.Widths(depth=depth)
+            return plan_within(self.graph, curves, most, widths=widths, latency=self.table)
 
         tuner = LatencyTuner(self.table, torch.randn(1, 3, 32, 32), compare)
         limits = sec.Budget(latency=HALF).amounts(self.graph, self.table)

@@ -9,7 +9,7 @@ very little time, and a channel that is zero for all examples takes none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -27,12 +27,11 @@ from secateur.graph import ChannelGraph, Group
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
 from secateur.precision import full_precision
-from secateur.ranks import Ranks
-from secateur.recovery.captured_forward import CapturedForward, capture_forward, removed_without
-from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
+from secateur.recovery.captured_forward import capture_forward, removed_without
+from secateur.recovery.masked_units import MaskedUnits
+from secateur.recovery.partial_forward import PartialForward, removed_when_kept
 from secateur.untouched import untouched
 
-_UNREAD = "nothing in the forward pass reads its channels"
 _SINGLE = "has a single channel"
 _NEEDED = "needs all of its channels"
 
@@ -165,71 +164,57 @@ def ablate(
     """
     inputs, targets = _inputs_and_targets(batches, max_examples)
     forward = capture_forward(model, graph, inputs, max_examples)
-    tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    forward, tensors = with_channels_innermost(forward, tensors)
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    units = MaskedUnits.of(graph, forward, tensors, across_ranks)
 
     def loss_of(run: PartialForward) -> float:
         outputs, *_ = run.outputs()
         there = tree_map_only(Tensor, lambda leaf: leaf.to(outputs.device), targets)
         return float(loss_fn(outputs, there).double())
 
-    start, unmeasured = _starts(forward, graph)
-    loss = loss_of(PartialForward(forward, graph.removed, tensors))
-    changes = _known_changes([graph[name] for name in start], resume, loss, forward.examples)
+    whole_groups = {
+        group.name: _SINGLE if group.channels == 1 else _NEEDED
+        for group in graph.prunable
+        if group.channels <= group.min_channels
+    }
+    starts, unread = units.first_steps(group for group in graph.prunable if group.name not in whole_groups)
+    places = units.forward.steps_of_branches(graph)
+    loss = loss_of(units.whole())
+    changes = _known_changes([graph[name] for name in starts], resume, loss, forward.examples)
     branches = dict(resume.branches) if resume is not None else {}
-    places = forward.steps_of_branches(graph)
     total = sum(len(values) for values in changes.values()) + len(places)
-    ranks = Ranks(across_ranks)
-    whole = PartialForward(forward, graph.removed, tensors)
 
-    def measure(group: Group) -> Iterator[tuple[Sequence[int], list[float]]]:
-        """Yield channels of a group that are not measured yet, and the losses without each."""
-        waiting = changes[group.name].isnan().nonzero().flatten().tolist()
-        zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, group, channel))]
-        if zero:
-            yield zero, [loss] * len(zero)
-        waiting = [channel for channel in waiting if channel not in zero]
-        yield from ranks.share_out(
-            waiting, lambda channel: loss_of(whole.fork(_without(graph, group, channel), tensors))
-        )
+    def change_of(removed: BoolArray, whole: PartialForward) -> float:
+        return loss_of(whole.fork(removed, units.tensors)) - loss
+
+    def change_without(channel: tuple[str, int], whole: PartialForward) -> float:
+        return change_of(_without(graph, *channel), whole)
 
     def report() -> None:
         if progress is not None:
-            progress(Ablation(changes, loss, forward.examples, unmeasured, branches), total)
+            progress(Ablation(changes, loss, forward.examples, whole_groups | unread, branches), total)
 
-    for name in sorted(start, key=start.__getitem__):
-        whole.advance(start[name])
-        for channels, losses in measure(graph[name]):
-            changes[name][channels] = torch.tensor(losses, dtype=torch.float64) - loss
+    whole = units.whole()
+    for name in sorted(starts, key=starts.__getitem__):
+        whole.seek(starts[name])
+        waiting = changes[name].isnan().nonzero().flatten().tolist()
+        zero = [channel for channel in waiting if whole.reads_only_zeros(_without(graph, name, channel))]
+        if zero:
+            changes[name][zero] = 0.0
             report()
-    whole = PartialForward(forward, graph.removed, tensors)
-
-    def change_without(branch: str) -> float:
-        whole.advance(places[branch])
-        return loss_of(whole.fork(removed_without(graph, branch), tensors)) - loss
-
-    waiting = sorted(places.keys() - branches.keys(), key=lambda name: (places[name], name))
-    for names, found in ranks.share_out(waiting, change_without):
-        branches |= zip(names, found, strict=True)
+        rest = {(name, channel): starts[name] for channel in waiting if channel not in zero}
+        for found in units.measure(whole, rest, change_without):
+            measured = [channel for _, channel in found]
+            changes[name][measured] = torch.tensor(list(found.values()), dtype=torch.float64)
+            report()
+    missing = {branch: step for branch, step in places.items() if branch not in branches}
+    for harm in units.measure(
+        units.whole(), missing, lambda branch, whole: change_of(removed_without(graph, branch), whole)
+    ):
+        branches |= harm
         report()
     ordered = {name: branches[name] for name in places}
-    return Ablation(changes, loss, forward.examples, unmeasured, ordered)
-
-
-def _starts(forward: CapturedForward, graph: ChannelGraph) -> tuple[dict[str, int], dict[str, str]]:
-    """Find the first step that reads each group, and why other groups cannot be measured."""
-    start: dict[str, int] = {}
-    unmeasured: dict[str, str] = {}
-    for group in graph.prunable:
-        if group.channels <= group.min_channels:
-            unmeasured[group.name] = _SINGLE if group.channels == 1 else _NEEDED
-            continue
-        step = forward.first_affected_step(_without(graph, group, 0))
-        if step is None:
-            unmeasured[group.name] = _UNREAD
-        else:
-            start[group.name] = step
-    return start, unmeasured
+    return Ablation(changes, loss, forward.examples, whole_groups | unread, ordered)
 
 
 def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:
@@ -272,8 +257,9 @@ def _known_changes(
     return {name: resume[name] for name in unknown}
 
 
-def _without(graph: ChannelGraph, group: Group, channel: int) -> BoolArray:
-    """Mark the slots that are removed with one channel."""
+def _without(graph: ChannelGraph, name: str, channel: int) -> BoolArray:
+    """Mark the slots that are removed with one channel of a group."""
+    group = graph[name]
     return removed_when_kept(graph, group, (other for other in range(group.channels) if other != channel))
 
 

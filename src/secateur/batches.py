@@ -37,7 +37,7 @@ def plain(batch: Any) -> Any:
 
 
 def too_few_examples(error: BaseException) -> str | None:
-    """Say what to do where batch normalisation refuses a batch that has a single value for each channel.
+    """Return what to do where batch normalisation refuses a batch that has a single value for each channel.
 
     Args:
         error: what a network raised.

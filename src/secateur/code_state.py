@@ -200,7 +200,7 @@ def _search(root: Code, every: bool) -> CodeState:
 
 
 def _methods(cls: type) -> Iterator[tuple[str, Any]]:
-    """List the functions of a class with their names, other than those that make objects."""
+    """List the methods of a class with their names, except constructors."""
     for name, value in vars(cls).items():
         held = getattr(value, "__func__", value)  # of a static method, or one of the class
         if isinstance(held, property):

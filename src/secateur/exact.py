@@ -335,7 +335,7 @@ def seed_everything() -> None:
     if torch.accelerator.is_available():
         torch.manual_seed(0)
     else:
-        # The other one notes a stack trace for every absent device, for the day that it is there.
+        # ``torch.manual_seed`` stores a stack trace for every unavailable device.
         torch.default_generator.manual_seed(0)
 
 

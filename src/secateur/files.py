@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+EXPORTED = (".onnx", ".pt2")
+"""Endings of the names of exported files."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

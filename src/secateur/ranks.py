@@ -99,7 +99,7 @@ class Ranks:
 
         Args:
             items: the same in all processes.
-            measure: returns plain values.
+            measure: returns a value that can be pickled.
 
         Yields:
             The items of each turn and what was measured, in all processes.

@@ -61,48 +61,45 @@ integer (is 'two'); decai: unknown; did you mean 'decay'?
 
 
 class Need(NamedTuple):
-    """A setting that needs another one.
+    """A setting that needs something else, such as another setting or data of a kind.
 
     Attributes:
-        path: dotted path of the setting.
-        idle: whether it has no effect, since the other one is off.
-        reason: why, in words.
-        remedy: how to switch the other one on.
+        path: dotted path of the setting, or of several within it.
+        idle: whether it has no effect, since what it needs is not there.
+        reason: why, after "no effect": ``"while reconstruct is false"``.
+        remedy: what to do, other than leaving it out, if anything.
     """
 
     path: str
     idle: bool
     reason: str
-    remedy: str
+    remedy: str = ""
 
 
 def refuse_idle(needs: Iterable[Need], given: Collection[str]) -> None:
     """Refuse settings that were given and have no effect.
 
+    Only what was given counts, whatever its value: a file may contain all settings.
+
     Args:
-        needs: the settings that need another one.
-        given: dotted paths of the settings that were given.
+        needs: the settings that need something else; of one setting, the first that is idle is named.
+        given: dotted paths of the settings that were given, those within others in full.
 
     Raises:
         SettingsError: at least one has no effect.
+
+    >>> refuse_idle([Need("fit", True, "on text")], ["fit.warmup", "fitness"])
+    Traceback (most recent call last):
+    secateur.settings.SettingsError: fit.warmup: no effect on text; leave fit.warmup out
     """
-    idle = [
-        (need.path, f"no effect while {need.reason}; {need.remedy}, or leave {need.path} out")
-        for need in needs
-        if need.idle and need.path in given
-    ]
+    idle: dict[str, str] = {}
+    for need in needs:
+        for path in sorted(given):
+            if need.idle and f"{path}.".startswith(f"{need.path}."):
+                remedy = f"{need.remedy}, or " if need.remedy else ""
+                idle.setdefault(path, f"no effect {need.reason}; {remedy}leave {path} out")
     if idle:
-        raise SettingsError(idle)
-
-
-def with_parents(paths: Iterable[str]) -> set[str]:
-    """Return dotted paths with those of the settings that contain them.
-
-    >>> sorted(with_parents(["finetune.optimizer.name"]))
-    ['finetune', 'finetune.optimizer', 'finetune.optimizer.name']
-    """
-    parts = [path.split(".") for path in paths]
-    return {".".join(names[:count]) for names in parts for count in range(1, len(names) + 1)}
+        raise SettingsError(idle.items())
 
 
 def merged(base: Any, changes: Any) -> Any:

@@ -130,7 +130,7 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
 
 
 def _caches(models: Sequence[nn.Module]) -> list[_lru_cache_wrapper[Any]]:
-    """Find the cached functions that the code of some networks calls by a name of its own.
+    """Find the cached functions (``lru_cache``) that the code of some networks can reach by name.
 
     These are methods, attributes, functions of the files of their classes, and functions of modules that
     these files import, also within decorators and containers. A cache may keep tensors of another pass, such

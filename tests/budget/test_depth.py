@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.budget import Budget, WidthCurve, WidthCurves, Widths, forecast, make_plan
+from secateur.budget.choice_space import ChoiceSpace
 from secateur.budget.depth import Depth, find_depth
 from secateur.budget.integer_programme import GroupOptions, minimise_damage
 from secateur.budget.limits import CostEvaluator
@@ -123,7 +124,7 @@ def test_a_plan_is_found_where_there_is_one_and_is_within_the_limits(
     curves, device = damages(graph, seed), Device(graph, seed)
     budget = Budget(**dict.fromkeys(sorted(limited), share))
     widths, depth, _ = everything(graph, curves)
-    evaluator = CostEvaluator(graph, budget.amounts(graph, device), device, depth)
+    evaluator = CostEvaluator(ChoiceSpace.of(graph, depth), budget.amounts(graph, device), device)
     if not evaluator.within(widths).any():
         with pytest.raises(BudgetError, match="no plan meets the budget"):
             make_plan(graph, curves, budget, widths=Widths(depth="auto"), latency=device)
@@ -143,7 +144,9 @@ def test_the_damage_is_the_least_of_all_choices_in_nearly_all_problems() -> None
         budget = Budget(**dict.fromkeys(sorted(map(str, limited)), float(rng.uniform(0.25, 0.95))))
         curves, device = damages(graph, seed), Device(graph, seed)
         widths, depth, total = everything(graph, curves)
-        within = CostEvaluator(graph, budget.amounts(graph, device), device, depth).within(widths)
+        within = CostEvaluator(ChoiceSpace.of(graph, depth), budget.amounts(graph, device), device).within(
+            widths
+        )
         if within.any():
             plan = make_plan(graph, curves, budget, widths=Widths(depth="auto"), latency=device)
             excess.append(damage_of(plan, curves) - float(total[within].min()))
@@ -342,8 +345,7 @@ def test_groups_vanish_in_the_integer_programme() -> None:
         def within(self, widths: IntArray) -> np.ndarray:
             return (self.limited(widths) <= self.allowed).all(axis=-1)
 
-    inside = np.zeros((3, 3), dtype=bool)
-    inside[2, 1] = True
+    inside = np.array([[False, True, False]])
     options = [
         GroupOptions(np.arange(1, 11), np.arange(9.0, -1.0, -1.0)),
         GroupOptions(np.arange(1, 4), np.array([50.0, 20.0, 0.0])),

@@ -45,7 +45,7 @@ def convex(rng: np.random.Generator) -> GroupOptions:
 
 
 def chosen(meter: MadeUp, choices: list[GroupOptions]) -> tuple[IntArray, float]:
-    widths = minimise_damage(cast(CostEvaluator, meter), choices)
+    widths = minimise_damage(cast(CostEvaluator, meter), choices, np.zeros((0, len(choices)), dtype=bool))
     return widths, float(sum(c.damages[w - 1] for c, w in zip(choices, widths, strict=True)))
 
 
@@ -104,7 +104,7 @@ def test_it_ends_where_nothing_can_be_narrowed() -> None:
     with pytest.raises(
         BudgetError, match="no available widths are within the budget: .* 5,000 MACs, and at most 10 MACs"
     ):
-        minimise_damage(cast(CostEvaluator, meter), choices)
+        minimise_damage(cast(CostEvaluator, meter), choices, np.zeros((0, len(choices)), dtype=bool))
 
 
 class Impossible:

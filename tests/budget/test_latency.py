@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.budget import Budget, WidthCurve, WidthCurves, Widths, forecast, make_plan
+from secateur.budget.choice_space import ChoiceSpace
 from secateur.budget.limits import CostEvaluator
 from secateur.errors import BudgetError, UsageError
 from secateur.graph.groups import IntArray
@@ -68,7 +69,8 @@ def test_every_plan_keeps_to_all_limits_or_there_is_none(
     budget = Budget(latency=share, params=data.draw(st.sampled_from([None, 0.6])))
     ranking = curves(graph) if way == "curves" else scores(graph)
     least = np.where([group.prunable for group in graph.groups], 1, [g.channels for g in graph.groups])
-    meter = CostEvaluator(graph, budget.amounts(graph, device), device)  # type: ignore[arg-type]
+    space = ChoiceSpace.of(graph)  # type: ignore[arg-type]
+    meter = CostEvaluator(space, budget.amounts(graph, device), device)  # type: ignore[arg-type]
     arguments = {} if way == "curves" else {"allocation": way}
     if not meter.within(least):
         with pytest.raises(BudgetError, match="least possible"):
@@ -177,7 +179,7 @@ def test_nothing_that_tells_the_time() -> None:
     ):
         with pytest.raises(UsageError, match="latency_table"):
             make_plan(graph, scores(graph), **arguments)  # type: ignore[arg-type]
-    assert "latency" not in CostEvaluator(graph, {}).original  # type: ignore[arg-type]
+    assert "latency" not in CostEvaluator(ChoiceSpace.of(graph), {}).original  # type: ignore[arg-type]
 
 
 def test_a_forecast_says_what_is_reachable_and_what_a_plan_would_cost() -> None:

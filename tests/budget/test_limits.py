@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from secateur.budget import Budget
+from secateur.budget.choice_space import ChoiceSpace
 from secateur.budget.limits import CostEvaluator, amount_of
 from secateur.errors import UsageError
 from tests.fakes import FakeGraph, chain, graphs
@@ -54,7 +55,7 @@ def test_a_share_of_one_is_everything_and_an_amount_is_itself():
 def test_amounts_refer_to_the_network_as_it_is(graph: FakeGraph):
     cost = graph.cost()
     channels = sum(group.channels for group in graph.prunable)
-    assert CostEvaluator(graph, {}).original == {**asdict(cost), "channels": channels}
+    assert CostEvaluator(ChoiceSpace.of(graph), {}).original == {**asdict(cost), "channels": channels}
     budget = Budget(macs=0.5, params=17, channels=0.3, memory=10**9)
     assert budget.amounts(graph) == {
         "macs": cost.macs // 2,

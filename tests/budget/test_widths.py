@@ -26,7 +26,7 @@ def test_widths_are_those_of_a_search(graph: FakeGraph, step: int, least: int, f
     feasible = feasible_widths(graph, Widths(multiple_of=step, min_channels=least, floors=floor))
     for number, group in enumerate(graph.groups):
         widths = allowed(group.channels, step, max(least, floor), group.channels) if group.prunable else []
-        reached = [group.channels, *(group.channels - np.cumsum(feasible.units(number))).tolist()]
+        reached = [group.channels, *(group.channels - np.cumsum(feasible.steps(number))).tolist()]
         assert reached == (sorted(widths, reverse=True) or [group.channels])
         assert feasible.least[number] == reached[-1]
         assert feasible.most[number] == group.channels

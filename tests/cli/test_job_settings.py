@@ -16,13 +16,12 @@ import pytest
 from click.testing import Result
 
 from secateur.budget import Budget, Widths
-from secateur.cli.job_settings import CRITERIA, frontier_job, prune_job, train_job
+from secateur.cli.job_settings import CRITERIA, data_choice, frontier_job, prune_job, train_job
 from secateur.cli.recipe import _meanings
 from secateur.criteria import criterion_names
 from secateur.errors import UsageError
-from secateur.jobs.settings import EXPORTED, PruneJob, TrainJob
+from secateur.jobs.settings import FrontierJob, PruneJob, TrainJob
 from secateur.recipes import PRESETS, Recipe
-from secateur.runtimes import SUFFIXES
 from secateur.settings import setting_paths
 from secateur.training.settings import FitSettings, OptimizerSettings
 
@@ -227,11 +226,38 @@ def test_settings_of_training_that_have_no_effect_are_refused(sets: tuple[str, .
 )
 def test_settings_of_training_are_refused_where_nothing_is_trained(text: str) -> None:
     """``--no-finetune --set finetune.epochs=3`` is a slip; so is the setting without data."""
-    assert f"--no-finetune and --set {text} exclude each other" in refused(text, finetune=False)
-    with pytest.raises(
-        UsageError, match="without --data nothing is trained; give --data, or leave out --set"
-    ):
+    assert refused(text, finetune=False).startswith(f"--set {text}: no effect with --no-finetune; leave that")
+    expected = (
+        "--data: is required" if text.startswith("data.") else f"--set {text}: no effect without --data;"
+    )
+    with pytest.raises(UsageError, match=expected):
         prune_job({**OPTIONS, "data.source": ("--data", None)}, None, (text,))
+
+
+def frontier(*sets: str, file: Path | None = None) -> FrontierJob:
+    options = {path: OPTIONS[path] for path in ("network.source", "data.source", "out")}
+    return frontier_job(options, None if file is None else str(file), sets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["steps=3", "channels_per_step=9", "reconstruct=false", "finetune.warmup=0.2", "data.mixup=0.2"],
+)
+def test_settings_that_a_frontier_does_not_have_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--set {text}: no effect on a frontier, ") as error:
+        frontier(text)
+    assert "--no-finetune" not in str(error.value), "which is no option of this command"
+    assert error.value.args[0].count("no effect") == 1
+
+
+def test_settings_of_a_file_may_have_no_effect(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("steps = 3\nreconstruct = false\n[finetune]\nwarmup = 0.2\n[distillation]\nflip = true\n")
+    found = frontier("curve_batches=4", file=file)
+    assert "given" not in found.model_dump(), "nor in the record of the run"
+    assert found.given == {"network.source", "data.source", "out", "curve_batches"}
+    alone = prune_job({**OPTIONS, "data.source": ("--data", None)}, str(file), ("allocation=global",))
+    assert "finetune.warmup" not in alone.given
 
 
 @pytest.mark.parametrize("text", ["steps=3", "scoring_batches=7", "reconstruct=true", "curve_batches=4"])
@@ -269,6 +295,15 @@ def test_a_frontier_takes_the_recipe_of_a_file_without_its_budget(tmp_path: Path
             frontier_job(options, None, (text,))
     with pytest.raises(UsageError, match="--points 0: .*greater than or equal to 1"):
         frontier_job({**options, "points": ("--points", 0)}, None, ())
+
+
+def test_commands_without_a_run_take_settings_of_text_alone() -> None:
+    assert data_choice("digits", 4, True, ["data.text.block=512"]).text.block == 512
+    with pytest.raises(UsageError, match=r"^--set data\.text\.block=0: Input should be greater than"):
+        data_choice("digits", None, False, ["data.text.block=0"])
+    for text in ("data.held_out=0.2", "foo=1"):
+        with pytest.raises(UsageError, match=rf"^--set {text}: write data\.text\.NAME=VALUE"):
+            data_choice("digits", None, False, [text])
 
 
 def test_every_setting_has_a_meaning() -> None:
@@ -333,7 +368,6 @@ def test_the_command_line_changes_what_a_run_was_given(tmp_path: Path) -> None:
 
 def test_the_names_that_are_written_twice_are_the_same() -> None:
     assert set(CRITERIA) ^ set(criterion_names()) == set(), "add it to CRITERIA in cli/job_settings.py"
-    assert sorted(EXPORTED) == sorted(SUFFIXES)
 
 
 @pytest.mark.parametrize("name", PRESETS)

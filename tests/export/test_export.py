@@ -206,7 +206,7 @@ def test_a_folder_that_refuses_is_an_error_of_the_system():
 
 def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch):
     net, x = nn.Linear(3, 2), torch.zeros(2, 3)
-    suffix, write = export_run._FORMATS["pt2"]
+    write = export_run._WRITERS["pt2"]
 
     def wrongly(path, exportable, metadata, calibration):
         with torch.no_grad():
@@ -215,7 +215,7 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
         with torch.no_grad():
             exportable.model.bias -= 0.1
 
-    monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, wrongly))
+    monkeypatch.setitem(export_run._WRITERS, "pt2", wrongly)
     file = tmp_path / "net.pt2"
     file.write_text("an earlier one")
     with pytest.raises(sec.VerificationError, match="DIFFERS FROM"):
@@ -225,13 +225,13 @@ def test_a_file_that_computes_something_else_does_not_stay(tmp_path, monkeypatch
 
 
 def test_a_file_that_does_not_run_does_not_stay(tmp_path, monkeypatch):
-    suffix, write = export_run._FORMATS["pt2"]
+    write = export_run._WRITERS["pt2"]
 
     def narrower(path, exportable, metadata, calibration):
         other = type(exportable)(nn.Linear(4, 2).eval(), (torch.zeros(2, 4),), exportable.arguments, 1)
         write(path, other, metadata, calibration)
 
-    monkeypatch.setitem(export_run._FORMATS, "pt2", (suffix, narrower))
+    monkeypatch.setitem(export_run._WRITERS, "pt2", narrower)
     with pytest.raises(sec.VerificationError, match="cannot run it on a batch of 1"):
         export(tmp_path / "net.pt2", nn.Linear(3, 2), torch.zeros(2, 3))
     assert not list(tmp_path.iterdir())

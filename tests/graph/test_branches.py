@@ -216,20 +216,30 @@ def test_what_cannot_be_removed_is_frozen_with_the_reason_or_no_branch() -> None
 
 
 class Reading(nn.Module):
-    """Code that asks a module of the branch for an attribute."""
+    """Code that asks a module of the branch for an attribute or for its weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight: bool = False) -> None:
         super().__init__()
+        self.weight = weight
         self.first, self.body = nn.Linear(6, 6), nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.first(x))
-        return x + self.body(x) * (2.0 if self.body.in_features else 1.0)
+        known = self.body.weight.ndim if self.weight else self.body.in_features
+        return x + self.body(x) * (2.0 if known else 1.0)
 
 
-def test_code_that_needs_a_module_of_the_branch_freezes_it() -> None:
-    graph = sec.trace(randomised(Reading()), torch.randn(3, 6))
-    assert "'Zeros' object has no attribute 'in_features'" in str(graph.branch("body").reason)
+def test_code_may_read_settings_of_a_module_of_the_branch() -> None:
+    model, x = randomised(Reading()), torch.randn(3, 6)
+    plan = PruningPlan(sec.trace(model, x), {}, ["body"])
+    small = sec.apply_plan(model, plan)
+    assert small.body.in_features == 6
+    assert torch.equal(small(x), torch.tanh(model.first(x)))
+
+
+def test_code_that_needs_a_weight_of_the_branch_freezes_it() -> None:
+    graph = sec.trace(randomised(Reading(weight=True)), torch.randn(3, 6))
+    assert "'NoneType' object has no attribute 'ndim'" in str(graph.branch("body").reason)
 
 
 def blocks() -> tuple[nn.Module, ...]:

@@ -199,6 +199,12 @@ LIMITS: dict[str, Noise] = {
     "masked_fill": lambda x: x.masked_fill(x > 10.0 * x.shape[1], 0.0),
     "hardtanh": lambda x: F.hardtanh(x, -10.0 * x.shape[1], 10.0 * x.shape[1]),
     "tensor": lambda x: torch.maximum(x, torch.full((1,), -10.0 * x.shape[1])),
+    "shape as a tensor": lambda x: torch.minimum(x, 10 * x.new_tensor(x.shape)[1]),
+    "two rectifiers": lambda x: x.relu() - (x - 10.0 * x.shape[1]).relu(),
+    "sign": lambda x: x * torch.sign(10 * x.shape[1] - x),
+    "gate": lambda x: x * torch.sigmoid(30 * x.shape[1] - x),
+    "renorm": lambda x: x.renorm(2, 0, 10.0 * x.shape[1]),
+    "buckets": lambda x: x * torch.bucketize(x, torch.tensor([-20.0 * x.shape[1], 20.0 * x.shape[1]])),
 }
 
 
@@ -216,6 +222,19 @@ def test_limits_that_follow_nothing_freeze_nothing(limit: Noise, rows: Tensor) -
     assert graph["first"].reason is None
     plan = sec.plan_from(graph, {"first": [1, 2, 7]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, rows).ok
+
+
+CONSTANTS: dict[str, Noise] = {
+    "ones": lambda x: x / torch.ones_like(x).sum(1, keepdim=True),
+    "new ones": lambda x: x / x.new_ones(x.shape).sum(1, keepdim=True),
+    "twos": lambda x: x / torch.full_like(x, 2.0).mean(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_statistic_of_a_constant_of_the_shape_of_a_value_is_named(name: str, rows: Tensor) -> None:
+    reason = sec.trace(Limited(CONSTANTS[name]), rows)["first"].reason
+    assert str(reason).startswith("a constant is computed with a statistic over these channels")
 
 
 def test_a_statistic_of_draws_is_named(rows: Tensor) -> None:

@@ -195,8 +195,10 @@ def test_a_language_model_is_trained_further(pruned: Path, place: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe": {"finetune": {"label_smoothing": 0.1}}}, "finetune.label_smoothing: no effect"),
+        ({"given": ["finetune.label_smoothing"]}, "finetune.label_smoothing: no effect"),
         ({"recipe": {"distillation": {"flip": True}}}, "distillation.flip: no effect"),
+        ({"given": ["data.strict"]}, "data.strict: no effect on text; leave data.strict out"),
+        ({"given": ["detector.batch"]}, "detector.batch: no effect on networks that are no detectors"),
         ({"budget": None, "search": {"max_drop": 1}}, "--max-drop: not for language models"),
     ],
 )
@@ -205,6 +207,19 @@ def test_settings_for_images_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         prune(pruning(place, tmp_path / "out", **changes))
+
+
+def test_training_on_text_refuses_settings_for_images(place: Path, tmp_path: Path) -> None:
+    job = TrainJob(
+        network={"source": f"hf:{place / 'model'}"},
+        data={"source": str(place / "text.txt"), "text": TEXT},
+        out=tmp_path / "out",
+        fit={"label_smoothing": 0.1},
+        given=["fit.label_smoothing"],
+    )
+    with pytest.raises(UsageError, match=r"fit\.label_smoothing: no effect on language models"):
+        train(job)
+    assert not (tmp_path / "out").exists()
 
 
 Change = Callable[[Path], dict[str, Any]]

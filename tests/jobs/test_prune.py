@@ -208,6 +208,13 @@ def test_everything_that_recovers_accuracy_together(trained: Path, tmp_path: Pat
     assert sum(isinstance(event, Cut) for event in heard) == 2
 
 
+def test_settings_of_text_are_refused_for_images(trained: Path, tmp_path: Path) -> None:
+    data = {"source": "digits", "text": {"block": 64}}
+    with pytest.raises(UsageError, match=r"data\.text\.block: no effect on images"):
+        prune(job(tmp_path / "none", trained, data=data, given=["data.text.block"]))
+    assert not (tmp_path / "none").exists()
+
+
 def test_only_images_that_training_mirrors_are_mirrored_for_the_teacher(
     trained: Path, folder: Path, small_network: str, tmp_path: Path
 ) -> None:

@@ -158,7 +158,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_kept(
     with pytest.raises(RunError, match="finished; there is nothing to continue"):
         prune(pruning(tmp_path / "run", small_trained, how, resume=True))
     search = {"max_drop": 1.0}
-    with pytest.raises(UsageError, match="search cannot be resumed"):
+    with pytest.raises(UsageError, match="--resume cannot be combined with --max-drop"):
         pruning(tmp_path / "run", small_trained, how, resume=True, budget=None, search=search)
 
 

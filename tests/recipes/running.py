@@ -13,6 +13,7 @@ from secateur.recipes import Measured, PruneResult, Recipe, RecipeContext, Train
 from secateur.training.context import save_nothing
 from secateur.training.evaluate import Evaluation
 from secateur.training.interrupt import Interruption
+from secateur.training.resume import Journal
 
 
 def in_place(
@@ -27,6 +28,7 @@ def in_place(
     save: Callable[[str, Evaluation | None], object] = save_nothing,
     interruption: Interruption | None = None,
     measured: Measured | None = None,
+    journal: Journal | None = None,
     **training: Any,
 ) -> PruneResult:
     context = replace(
@@ -35,5 +37,6 @@ def in_place(
         interruption=interruption or Interruption(),
         save=save,
         measured=measured,
+        journal=journal or Journal(),
     )
     return run_recipe(net, example, budget, recipe, Training(batches, **training), context, loss_fn=loss_fn)

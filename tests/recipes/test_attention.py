@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ def test_the_unit_that_was_asked_for_is_taken() -> None:
     assert sizes(result.model) == KEPT["query_heads"]
 
 
+def test_a_frontier_takes_the_unit_that_was_asked_for() -> None:
+    recipe = Recipe(allocation="global", criterion="magnitude", widths=WIDTHS, attention="query_heads")
+    found = sec.frontier(Layer("heads"), X, BATCHES, by="params", points=2, recipe=recipe)
+    smallest = found.points[-1].plan
+    assert {item.unit for item in smallest.graph.attentions} == {"query_heads"}
+    assert set(found.measured.scores) == {"attention.q"}
+    assert len(found.measured.scores["attention.q"]) == SHARED, "query heads of each key/value head"
+
+
 def test_width_curves_choose_as_well() -> None:
     recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude", allocation="curves")
     result = prune(Layer("query_heads"), X, sec.Budget(channels=0.5), batches=BATCHES, recipe=recipe)
@@ -158,6 +168,21 @@ def test_earlier_measurements_keep_their_unit() -> None:
     recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude")
     run_recipe(net, X, sec.Budget(channels=0.7), recipe, Training(None), context)
     assert sizes(net) == (4, 2, 16, 8)
+
+
+def test_a_run_from_earlier_measurements_is_resumed_with_their_unit(tmp_path: Path) -> None:
+    net, file = Layer("heads"), tmp_path / "state.safetensors"
+    net.attention = Served(SHARED, 6)
+    whole = copy.deepcopy(net)
+    graph = sec.trace(net, X, attention="query_heads")
+    measured = Measured(fingerprint(net), sec.score(net, graph, "magnitude"))
+    context = replace(RecipeContext.of(net), measured=measured, journal=Journal(file))
+    recipe = Recipe.preset("one-shot", widths=WIDTHS, criterion="magnitude")
+    run_recipe(net, X, sec.Budget(channels=0.7), recipe, Training(None), context)
+    context.journal.record("other", Entry({}))  # writes all parts
+    context = replace(RecipeContext.of(whole), journal=Journal(file))
+    run_recipe(whole, X, sec.Budget(channels=0.7), recipe, Training(None), context)
+    assert sizes(whole) == sizes(net)
 
 
 def test_a_resumed_run_keeps_its_unit(tmp_path: Path) -> None:

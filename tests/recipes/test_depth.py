@@ -14,7 +14,7 @@ from secateur.errors import UsageError
 from secateur.network_cost import cost
 from secateur.plan import PruningPlan
 from secateur.recipes import PruneResult, Recipe, prune
-from secateur.recipes.state import RecipeState, load_state
+from secateur.recipes.state import RecipeState
 from tests.graph.depth_networks import Basic, Nested, stack
 
 
@@ -80,11 +80,11 @@ def test_the_result_names_what_was_removed() -> None:
 
 def test_a_resumed_run_repeats_the_removal_of_branches() -> None:
     result = pruned("only", steps=2)
-    state = RecipeState(cuts=list(result.cuts), step=2, last=True)
+    state = RecipeState(result.graph, cuts=list(result.cuts), step=2, last=True)
     model = network()
-    again, graph = load_state(state.to_dict(), model, result.plan.graph)
+    again = RecipeState.repeated(state.to_dict(), model, result.plan.graph)
     assert [cut.plan for cut in again.cuts] == [cut.plan for cut in result.cuts]
-    assert graph.cost() == cost(model, batches()[0][0][:2]) == result.cost_after
+    assert again.graph.cost() == cost(model, batches()[0][0][:2]) == result.cost_after
 
 
 def test_the_optimizer_forgets_what_was_removed() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import secateur as sec
 from secateur.budget import WidthCurves
 from secateur.criteria import Scores
-from secateur.recipes import Measured, PruneResult, Recipe, fingerprint, runner
+from secateur.recipes import Measured, PruneResult, Recipe, fingerprint, measuring
 from tests.recipes.running import in_place
 from tests.recorder import Recorder
 
@@ -45,7 +45,7 @@ def test_another_budget_measures_nothing_and_comes_to_the_same(
 ) -> None:
     first, _ = cut_to(0.75, net, example, batches)
     kept = Measured.from_dict(json.loads(json.dumps(measured_by(first, net).to_dict())))
-    with patch.object(runner, "score", side_effect=AssertionError("scored again")):
+    with patch.object(measuring, "score", side_effect=AssertionError("scored again")):
         again, told = cut_to(0.5, net, example, batches, kept)
     fresh, _ = cut_to(0.5, net, example, batches)
     assert told == []

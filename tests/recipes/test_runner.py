@@ -4,6 +4,7 @@ import copy
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,7 @@ from secateur.training import loop
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import EpochDone, Progress
 from secateur.training.interrupt import interruptible
+from secateur.training.resume import Journal
 from secateur.training.settings import FitSettings, OptimizerSettings
 from tests.recipes.running import in_place
 from tests.recorder import Recorder
@@ -348,3 +350,23 @@ def test_an_optimizer_of_the_last_layer_alone_trains_it_and_nothing_else(
     assert torch.equal(net[0].weight, whole[kept])
     assert net[9].weight is last
     assert optimizer.state[last]["momentum_buffer"].shape == last.shape
+
+
+def test_a_resumed_run_has_the_scores_of_the_whole_network(
+    net: nn.Sequential, example: Tensor, batches: list[Batch], tmp_path: Path
+) -> None:
+    class Killed(sec.Callback):
+        def on_cut(self, cut: Cut) -> None:
+            if cut.number == 2:
+                raise KeyboardInterrupt
+
+    recipe = Recipe.preset("plain", steps=2, between={"epochs": 1}, finetune={"epochs": 0})
+    file, budget, whole = tmp_path / "state.safetensors", sec.Budget(macs=0.5), copy.deepcopy(net)
+    again = copy.deepcopy(net)
+    expected = in_place(whole, example, budget, batches, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        in_place(net, example, budget, batches, recipe, callbacks=[Killed()], journal=Journal(file))
+    found = in_place(again, example, budget, batches, recipe, journal=Journal(file))
+    assert [cut.plan.keep for cut in found.cuts] == [cut.plan.keep for cut in expected.cuts]
+    assert found.scores == expected.scores
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.budget import Budget, Widths, make_plan
+from secateur.budget import Budget, WidthCurve, WidthCurves, Widths, make_plan
 from secateur.criteria import Scores, channel_costs
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, trace
@@ -107,3 +107,26 @@ def test_one_uniform_cut_takes_the_share_of_every_group_as_a_plan_does(graph: Ch
     plan = scheduled(Budget(channels=0.3), graph, recipe).step(graph, even(graph), 1).plan
     assert plan == make_plan(graph, even(graph), Budget(channels=0.3), allocation="uniform")
     assert [len(kept) for kept in plan.keep.values()] == [2, 3, 4]
+
+
+def test_curves_give_uniform_widths_and_remove_branches_in_one_recipe() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(self.up(x).relu())
+
+    net = nn.Sequential(nn.Linear(3, 6), Block(), Block(), nn.Linear(6, 2))
+    graph = trace(net, torch.randn(2, 3))
+    recipe = Recipe.preset("plain", steps=1, allocation="curves")
+    schedule = PruningSchedule.of(Budget(macs=0.6), graph, recipe, Widths(uniform_widths=True, depth="auto"))
+    curves = {
+        group.name: WidthCurve(tuple(range(group.channels)), (1, group.channels), (1.0, 0.0))
+        for group in graph.prunable
+    }
+    branches = {branch.name: 0.1 * (number + 1) for number, branch in enumerate(graph.branches)}
+    plan = schedule.step(graph, WidthCurves(curves, "mse", branches=branches), 1).plan
+    assert plan.without == ("1",)
+    assert plan.cost_after.macs <= 0.6 * graph.cost().macs

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.criteria import score
 from secateur.graph import trace
 from secateur.recipes.context import RecipeContext
-from secateur.recipes.runner import _ScoringBatches
+from secateur.recipes.measuring import ScoringBatches
 from secateur.training.losses import next_token_loss
 
 BLOCKS, LENGTH, VOCABULARY = 4, 6, 11
@@ -42,7 +42,7 @@ def test_each_block_alone_gives_the_scores_of_batches(
 ) -> None:
     net = Small().double()
     graph = trace(net, texts[0][0])
-    alone = _ScoringBatches(texts, 2, RecipeContext.of(net), alone=True)
+    alone = ScoringBatches(texts, 2, RecipeContext.of(net), alone=True)
     found = score(net, graph, criterion, alone, next_token_loss)
     expected = score(net, graph, criterion, texts[:2], next_token_loss)
     assert found.keys() == expected.keys()
@@ -57,5 +57,5 @@ def test_passes_have_one_block_each(texts: list[tuple[Tensor, Tensor]]) -> None:
         return [len(ids) for ids, _ in batches]
 
     context = RecipeContext.of(Small())
-    assert sizes(iter(_ScoringBatches(texts, None, context, alone=True))) == [1] * 12
-    assert sizes(iter(_ScoringBatches(texts, None, context))) == [BLOCKS] * 3
+    assert sizes(iter(ScoringBatches(texts, None, context, alone=True))) == [1] * 12
+    assert sizes(iter(ScoringBatches(texts, None, context))) == [BLOCKS] * 3

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sec
 from secateur.errors import UsageError
-from secateur.recipes import Recipe, Training, attention, runner
+from secateur.recipes import Recipe, Training, attention, measuring
 from secateur.recipes.measured import Measured
 from secateur.recipes.trade_off import shares
 from tests.recorder import Recorder
@@ -46,7 +46,7 @@ def batches() -> list[Batch]:
 def test_each_point_is_the_network_of_its_budget(net: nn.Module, batches: list[Batch]) -> None:
     before = copy.deepcopy(net.state_dict())
     with (
-        patch.object(runner, "width_curves", wraps=runner.width_curves) as measured,
+        patch.object(measuring, "width_curves", wraps=measuring.width_curves) as measured,
         patch.object(attention, "trace", wraps=attention.trace) as traced,
     ):
         found = sec.frontier(net, batches[0][0], batches, points=4)
@@ -96,6 +96,23 @@ def test_validation_examples_and_metrics_are_used_where_given(net: nn.Module, ba
     assert [point.cost.params for point in found.points] == sizes[:2]
     assert [point.evaluation.metric for point in found.points] == [1, 2]
     assert found.baseline.metric == 3
+
+
+def test_a_metric_is_called_without_gradients_and_shown_by_its_name(
+    net: nn.Module, batches: list[Batch]
+) -> None:
+    class Width:
+        name = "width"
+
+        def __call__(self, model: nn.Module) -> float:
+            assert not torch.is_grad_enabled()
+            return float(model[0].out_channels)
+
+    found = sec.frontier(net, batches[0][0], Training(batches, metric=Width()), points=2)
+    assert found.baseline.metric == 12
+    assert {evaluation.name for evaluation in (found.baseline, *(p.evaluation for p in found.points))} == {
+        "width"
+    }
 
 
 def test_shares_lie_between_what_can_be_reached_and_nine_tenths() -> None:

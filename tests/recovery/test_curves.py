@@ -16,6 +16,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.plan import PruningPlan
 from secateur.recovery import CurveOptions, LeastSquares, reconstruct, width_curves
+from secateur.recovery.compact_layers import CompactInterpreter
 from secateur.surgery import apply_plan
 
 
@@ -65,6 +66,21 @@ def test_damages_are_those_of_networks_really_cut(case: tuple[nn.Module, Tensor,
                 assert damage == pytest.approx(expected, rel=1e-4)
         assert curve.damages[-1] == 0.0
         assert min(curve.damages[:-1]) > 0
+
+
+def test_every_cut_runs_from_the_first_step_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are counted: two passes for the measured examples, one for the fitted, then the rest for each."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3))
+    x, run = torch.randn(40, 4), []
+    graph, original = trace(net, x[:2]), CompactInterpreter.run_node
+    scores = score(net, graph, "magnitude")
+    monkeypatch.setattr(
+        CompactInterpreter, "run_node", lambda self, node: run.append(node.name) or original(self, node)
+    )
+    width_curves(net, graph, scores, [x], CurveOptions(shares=(0.5, 0.25)))
+    whole, fitted, shares = 5 + 4, 4, 2
+    assert len(run) == whole + fitted + shares * (3 + 1)
 
 
 @pytest.mark.parametrize(("examples", "measuring"), [(50, 25), (200, 100), (300, 128)])

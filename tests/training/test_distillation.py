@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,8 +75,9 @@ def test_with_flip_the_teacher_averages_an_image_and_the_flipped_image() -> None
     columns_reversed = torch.stack([images[..., 3 - column] for column in range(4)], -1)
     mean = (teacher(images) + teacher(columns_reversed)).detach() / 2
     taught = Teacher(teacher, 1.0, 2.0, flip=True)
-    torch.testing.assert_close(taught.outputs(images), mean)
-    assert not taught.outputs(images).requires_grad
+    found = taught.scores(images, taught.outputs(images))
+    torch.testing.assert_close(found, mean)
+    assert not found.requires_grad
     divergence = torch.nn.functional.kl_div(
         (outputs / 2).log_softmax(1), (mean / 2).softmax(1), reduction="batchmean"
     )
@@ -86,13 +89,29 @@ def test_with_flip_too_only_the_main_output_counts() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x.flatten(1), x.flatten(1) * 100
 
-    found = Teacher(TwoHeads(), flip=True).outputs(torch.tensor([[[[1.0, 5.0]]]]))
+    taught, image = Teacher(TwoHeads(), flip=True), torch.tensor([[[[1.0, 5.0]]]])
+    found = taught.scores(image, taught.outputs(image))
     assert found.tolist() == [[3.0, 3.0]]
 
 
 def test_only_images_are_flipped() -> None:
+    taught, rows = Teacher(nn.Linear(5, 3), flip=True), torch.randn(8, 5)
     with pytest.raises(UsageError, match=r"not \(8, 5\); switch it off"):
-        Teacher(nn.Linear(5, 3), flip=True).outputs(torch.randn(8, 5))
+        taught.scores(rows, taught.outputs(rows))
+
+
+@pytest.mark.parametrize(("flip", "passes"), [(False, 1), (True, 2)])
+def test_scores_and_outputs_of_the_teacher_come_from_one_pass(flip: bool, passes: int) -> None:
+    inputs: list[Tensor] = []
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    teacher.register_forward_hook(lambda _module, args, _result: inputs.extend(args))
+    images, outputs, own = torch.randn(8, 1, 3, 4), torch.randn(8, 3), torch.tensor(1.0)
+    taught = Teacher(teacher, 0.5, flip=flip, outputs_weight=2.0)
+    found = taught.join(own, outputs, images)
+    assert len(inputs) == passes
+    scores = replace(taught, outputs_weight=0.0).join(own, outputs, images)
+    every = replace(taught, weight=0.0).join(torch.tensor(0.0), outputs, images)
+    torch.testing.assert_close(found, scores + every)
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(0.0, 1.0), (1.5, 1.0), (0.5, 0.0)])

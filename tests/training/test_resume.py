@@ -125,6 +125,20 @@ def test_files_of_another_kind_are_refused(state: object, tmp_path: Path) -> Non
         Journal(file)
 
 
+def test_a_journal_of_another_process_is_read_and_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    Journal(file, lambda: {"metrics": 3}).record("fit", Entry({"epoch": 3}))
+    journal = Journal(file, writes=False)
+    assert (journal.parts, journal.about, bool(journal)) == (["fit"], {"metrics": 3}, False)
+    journal.record("fit", Entry({"epoch": 4}))
+    journal.flush()
+    journal.close()
+    again = Journal(file).recall("fit")
+    assert again is not None
+    assert again.facts == {"epoch": 3}
+    assert Journal(tmp_path / "absent", writes=False).parts == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_keeps_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"

@@ -1,7 +1,7 @@
 """Limit what may remain of a network, and choose the channels to remove for it.
 
 ``limits`` holds the ``Budget`` and counts what widths cost, ``widths`` holds which widths groups may have,
-and ``feasible`` finds them.
+and ``feasible`` finds them. ``choice_space`` holds what is chosen: one width for each group, or for several.
 ``planning`` makes plans, by scores in the order of ``removal_order``, or by width curves (``curves``) with
 ``curve_planner`` and ``integer_programme``; ``ties`` gives groups of one kind one width.
 ``body`` counts a language model without its embeddings.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from secateur.budget.body import params_of_body
     from secateur.budget.curves import WidthCurve, WidthCurves
     from secateur.budget.forecasts import Forecast, forecast, reachable
-    from secateur.budget.limits import Allocation, Budget
+    from secateur.budget.limits import Allocation, Budget, Limits
     from secateur.budget.planning import make_plan, plan_within
     from secateur.budget.widths import Widths
 
@@ -26,6 +26,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "Forecast",
+    "Limits",
     "WidthCurve",
     "WidthCurves",
     "Widths",
@@ -42,7 +43,7 @@ __getattr__, __dir__ = lazy_names(
         "body": "params_of_body",
         "curves": "WidthCurve WidthCurves",
         "forecasts": "Forecast forecast reachable",
-        "limits": "Allocation Budget",
+        "limits": "Allocation Budget Limits",
         "planning": "make_plan plan_within",
         "widths": "Widths",
     },

@@ -1,4 +1,4 @@
-"""Find the residual branches that a plan may remove, as units beside the channel groups."""
+"""Find the residual branches that a plan may remove, as units next to the channel groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Depth:
         present_now: 1 for each branch of the wiring that the network still has, 0 for the others; shape
             (branches,).
         inside: whether a unit exists only inside the branches of a depth unit, and vanishes with it; shape
-            (units, units), where rows of groups are empty.
+            (depth units, units).
     """
 
     units: tuple[tuple[str, ...], ...]
@@ -42,21 +42,13 @@ class Depth:
     inside: BoolArray = field(repr=False)
 
     @classmethod
-    def off(cls) -> Depth:
-        """Return no units: no branch is removed."""
-        none = np.zeros((0, 0), dtype=np.int64)
-        return cls((), none, np.zeros(0, dtype=np.int64), none.astype(np.bool_))
-
-    @classmethod
     def of(cls, graph: ChannelGraph, units: Sequence[tuple[str, ...]]) -> Depth:
         """Find what vanishes with each depth unit.
 
         Args:
             graph: the graph of the network.
-            units: for each depth unit, the names of its branches.
+            units: for each depth unit, the names of its branches; none if no branch is removed.
         """
-        if not units:
-            return cls.off()
         branches = graph.wiring.branches
         number = {branch.name: place for place, branch in enumerate(branches)}
         members = np.zeros((len(branches), len(units)), dtype=np.int64)
@@ -64,14 +56,14 @@ class Depth:
             members[[number[name] for name in names], unit] = 1
         parent_of = {branch.name: branch.parent for branch in branches}
         groups = len(graph.groups)
-        inside = np.zeros((groups + len(units),) * 2, dtype=np.bool_)
+        inside = np.zeros((len(units), groups + len(units)), dtype=np.bool_)
         for unit, names in enumerate(units):
             tensors = {tensor for name in names for tensor in branches[number[name]].tensors}
             for place, group in enumerate(graph.groups):
-                inside[groups + unit, place] = {member.tensor for member in group.members} <= tensors
+                inside[unit, place] = {member.tensor for member in group.members} <= tensors
             for other, inner in enumerate(units):
                 nested = all(set(_parents(name, parent_of)) & set(names) for name in inner)
-                inside[groups + unit, groups + other] = other != unit and nested
+                inside[unit, groups + other] = other != unit and nested
         return cls(tuple(units), members, graph.present, inside)
 
     def present(self, widths: IntArray) -> IntArray:
@@ -83,13 +75,11 @@ class Depth:
         Returns:
             Shape (..., branches).
         """
-        absent = (1 - widths[..., -len(self.units) :]) @ self.members.T
+        absent = (1 - _of_depth_units(widths, len(self.units))) @ self.members.T
         return np.asarray(self.present_now * (absent == 0), dtype=np.int64)
 
     def alive(self, widths: IntArray) -> BoolArray:
         """Return whether each unit is outside of all absent branches, or is one; widths (..., units)."""
-        if not self.units:
-            return np.ones(widths.shape, dtype=np.bool_)
         return ~vanished(self.inside, widths)
 
 
@@ -105,14 +95,20 @@ def vanished(inside: BoolArray, widths: IntArray) -> BoolArray:
     """Return whether each unit is inside an absent branch.
 
     Args:
-        inside: which unit (column) vanishes with which (row), shape (units, units).
-        widths: of the units, shape (..., units).
+        inside: which unit (column) vanishes with which depth unit (row), shape (depth units, units).
+        widths: of the units, shape (..., units); depth units come last.
 
-    >>> inside = np.array([[False, False], [True, False]])
+    >>> inside = np.array([[True, False]])
     >>> vanished(inside, np.array([[8, 0], [8, 1]])).tolist()
     [[True, False], [False, False]]
     """
-    return np.asarray((widths == 0).astype(np.int64) @ inside.astype(np.int64) > 0, dtype=np.bool_)
+    absent = _of_depth_units(widths, len(inside)) == 0
+    return np.asarray(absent.astype(np.int64) @ inside.astype(np.int64) > 0, dtype=np.bool_)
+
+
+def _of_depth_units(widths: IntArray, count: int) -> IntArray:
+    """Return the widths of the depth units, shape (..., count), which come last."""
+    return widths[..., widths.shape[-1] - count :]
 
 
 def find_depth(graph: ChannelGraph, widths: Widths, unscored: Container[str] = ()) -> Depth:
@@ -127,7 +123,7 @@ def find_depth(graph: ChannelGraph, widths: Widths, unscored: Container[str] = (
         UsageError: only branches may be removed, and there are none.
     """
     if widths.depth == "off":
-        return Depth.off()
+        return Depth.of(graph, ())
     free = [
         branch.name
         for branch in graph.branches

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
-from secateur.budget.depth import Depth, branch_names, enclosing_paths, find_depth, fits
+from secateur.budget.choice_space import ChoiceSpace
+from secateur.budget.depth import branch_names, enclosing_paths, find_depth, fits
 from secateur.budget.limits import QUANTITIES, CostEvaluator, amount_of, amount_words
 from secateur.budget.ties import common_widths
 from secateur.budget.widths import Bounds, Widths
-from secateur.errors import UsageError, closest
+from secateur.errors import BudgetError, UsageError, closest
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.graph.groups import IntArray
 from secateur.latency import LatencyModel, efficient_widths
@@ -32,43 +33,33 @@ class Unscored:
 
 @dataclass(frozen=True, eq=False)
 class FeasibleWidths:
-    """The widths that each unit may take: each channel group, then each depth unit.
+    """The widths that each tie may take: the groups that have one width, or a depth unit.
 
     Attributes:
-        original: channels of each group as it is, shape (units,); 1 for a depth unit.
-        least: the smallest width of each unit.
-        most: the largest width of each unit.
-        options: for each unit the widths from the least to the original one, ascending.
-        depth: the branches that may be removed.
+        space: the network and the choices of its widths.
+        original: channels of each group of a tie as it is, shape (ties,); 1 for a depth unit.
+        least: the smallest width of each tie.
+        most: the largest width of each tie.
+        options: for each tie the widths from the least to the original one, ascending.
     """
 
+    space: ChoiceSpace
     original: IntArray
     least: IntArray
     most: IntArray
     options: WidthOptions
-    depth: Depth = field(default_factory=Depth.off)
 
-    def units(self, group: int) -> IntArray:
+    def steps(self, tie: int) -> IntArray:
         """List the numbers of channels removed in one step, from all channels down to the least width."""
-        return np.diff(self.options[group])[::-1]
+        return np.diff(self.options[tie])[::-1]
 
-    def allowed(self, group: int) -> IntArray:
-        """List the widths of a group between its bounds, ascending."""
-        options = self.options[group]
-        return np.asarray(options[options <= self.most[group]], dtype=np.int64)
-
-    def by_kind(self, ties: IntArray) -> FeasibleWidths:
-        """Return the widths of each kind of groups, in place of those of each group; without depth units.
-
-        Args:
-            ties: the kind of each group; groups of one kind may have the same widths.
-        """
-        first = np.unique(ties, return_index=True)[1]
-        options = tuple(self.options[place] for place in first)
-        return FeasibleWidths(self.original[first], self.least[first], self.most[first], options)
+    def allowed(self, tie: int) -> IntArray:
+        """List the widths of a tie between its bounds, ascending."""
+        options = self.options[tie]
+        return np.asarray(options[options <= self.most[tie]], dtype=np.int64)
 
     def below(self, targets: IntArray) -> IntArray:
-        """Find the largest width of each group that is at most its target; the least one if none is."""
+        """Find the largest width of each tie that is at most its target; the least one if none is."""
         return np.array(
             [
                 max(options[options <= target], default=options[0])
@@ -77,23 +68,21 @@ class FeasibleWidths:
             dtype=np.int64,
         )
 
-    def plan(
-        self, graph: ChannelGraph, widths: IntArray, kept: Callable[[int, int], tuple[int, ...]]
-    ) -> PruningPlan:
-        """Make the plan for chosen widths; groups inside an absent branch vanish with it.
+    def plan(self, choice: IntArray, kept: Callable[[int, int], tuple[int, ...]]) -> PruningPlan:
+        """Make the plan for a choice; groups inside an absent branch vanish with it.
 
         Args:
-            graph: the graph of the network.
-            widths: of all units, shape (units,).
+            choice: the widths, shape (ties,).
             kept: returns the channels that stay, for the index of a group and its width.
         """
-        alive, groups = self.depth.alive(widths), len(graph.groups)
+        graph, depth, widths = self.space.graph, self.space.depth, self.space.expand(choice)
+        alive, groups = depth.alive(widths), len(graph.groups)
         keep = {
             group.name: kept(number, int(widths[number]))
             for number, group in enumerate(graph.groups)
             if alive[number] and widths[number] < group.channels
         }
-        absent = [unit for unit, width in zip(self.depth.units, widths[groups:], strict=True) if width == 0]
+        absent = [unit for unit, width in zip(depth.units, widths[groups:], strict=True) if width == 0]
         without = tuple(name for unit in absent for name in unit)
         return PruningPlan(graph, keep, without) if without else PruningPlan(graph, keep)
 
@@ -175,14 +164,47 @@ def feasible_widths(
             f"no width is {kind} or all its {original[group]} channels"
         )
     depth = find_depth(graph, widths, unscored.branches)
+    space = ChoiceSpace.of(graph, depth, uniform_widths=widths.uniform_widths)
+    first = np.unique(space.ties, return_index=True)[1][: space.size - len(depth.units)]
     ones = np.ones(len(depth.units), dtype=np.int64)
     return FeasibleWidths(
-        np.append(original, ones),
-        np.append(least, 0 * ones),
-        np.append(most, ones),
-        (*found, *[np.array([0, 1], dtype=np.int64)] * len(ones)),
-        depth,
+        space,
+        np.append(original[first], ones),
+        np.append(least[first], 0 * ones),
+        np.append(most[first], ones),
+        (*(found[group] for group in first), *[np.array([0, 1], dtype=np.int64)] * len(ones)),
     )
+
+
+def feasible_within(
+    graph: ChannelGraph,
+    amounts: Mapping[str, int],
+    widths: Widths,
+    latency: LatencyModel | None = None,
+    unscored: Unscored = Unscored(),
+) -> tuple[FeasibleWidths, CostEvaluator]:
+    """Find the widths that the groups of a network may take, and check that limits can be met with them.
+
+    Args:
+        graph: the graph of the network.
+        amounts: the largest amount that may remain, by quantity.
+        widths: the constraints on widths.
+        latency: predicts milliseconds.
+        unscored: groups and branches that stay whole.
+
+    Returns:
+        The widths, and what counts their costs.
+
+    Raises:
+        BudgetError: the limits cannot be met; the message says what the least is, and what limits it.
+        UsageError: as for :func:`feasible_widths`, or the device's times are needed and missing.
+    """
+    options = width_options(widths, graph, latency)
+    feasible = feasible_widths(graph, widths, options, unscored)
+    evaluator = CostEvaluator(feasible.space, amounts, latency)
+    if not evaluator.within(feasible.least):
+        raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
+    return feasible, evaluator
 
 
 def bounds(graph: ChannelGraph, given: Bounds, what: str, *, lower: bool = False) -> IntArray:
@@ -246,7 +268,7 @@ def explain_infeasible(
     def gain(widths: Widths, options: WidthOptions | None, unscored: Unscored) -> str:
         """Format the least amounts under other constraints, where they are smaller."""
         other = feasible_widths(evaluator.graph, widths, options, unscored)
-        found = replace(evaluator, depth=other.depth).named(other.least)
+        found = replace(evaluator, space=other.space).named(other.least)
         return ", ".join(amount_words(name, found[name]) for name in unmet if found[name] < least[name])
 
     asked = widths.changed(caps=None)
@@ -260,7 +282,8 @@ def explain_infeasible(
         "uniform_depth": (asked.changed(uniform_depth=False), options, unscored),
         "uniform_widths": (asked.changed(uniform_widths=False), options, unscored),
     }
-    alone = [f"{name} (without: {gain(*other)})" for name, other in without.items() if gain(*other)]
+    gains = {name: gain(*other) for name, other in without.items()}
+    alone = [f"{name} (without: {found})" for name, found in gains.items() if found]
     free = gain(Widths(), None, Unscored())
     if alone:
         cause = f"It is limited by {' and '.join(alone)}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from secateur.budget.choice_space import ChoiceSpace
 from secateur.budget.feasible import feasible_widths, width_options
 from secateur.budget.limits import NANOSECONDS, QUANTITIES, Budget, CostEvaluator, amount_words
 from secateur.budget.planning import make_plan
@@ -153,7 +154,7 @@ def forecast(
     widths = widths or Widths()
     limits = budget.amounts(graph, latency) if budget is not None else {}
     feasible = feasible_widths(graph, widths, width_options(widths, graph, latency))
-    evaluator = CostEvaluator(graph, limits, latency, feasible.depth)
+    evaluator = CostEvaluator(feasible.space, limits, latency)
     now, least = evaluator.original, evaluator.least_of(feasible.original, feasible.least)
     plan, impossible, planned = None, None, dict[str, int]()
     if budget is not None and scores is not None:
@@ -162,8 +163,10 @@ def forecast(
         except BudgetError as error:
             impossible = str(error)
         else:
-            here = [not set(unit) & set(plan.without) for unit in feasible.depth.units]
-            planned = evaluator.named(np.append(plan.widths, np.array(here, dtype=np.int64)))
+            depth = feasible.space.depth
+            here = [not set(unit) & set(plan.without) for unit in depth.units]
+            untied = replace(evaluator, space=ChoiceSpace.of(graph, depth))
+            planned = untied.named(np.append(plan.widths, np.array(here, dtype=np.int64)))
     reach = {name: Reach(now[name], least[name], limits.get(name), planned.get(name)) for name in now}
     return Forecast(reach, plan, impossible)
 

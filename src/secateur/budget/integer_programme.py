@@ -64,13 +64,13 @@ class _Problem:
     Attributes:
         evaluator: the network and its limits.
         options: of every group, then of every branch.
-        inside: whether a group or branch (column) vanishes with a branch (row); ``None`` without branches.
+        inside: whether a group or branch (column) vanishes with a branch (row).
         branches_stay: no branch is removed or restored.
     """
 
     evaluator: CostEvaluator
     options: Sequence[GroupOptions]
-    inside: BoolArray | None = None
+    inside: BoolArray
     branches_stay: bool = False
 
     @cached_property
@@ -91,26 +91,24 @@ class _Problem:
 
     def damage(self, places: IntArray) -> float:
         """Sum the damage of a choice."""
-        damages = [option.damages[place] for option, place in zip(self.options, places, strict=True)]
-        if self.inside is not None:
-            damages = [damage for damage, there in zip(damages, self.alive(places), strict=True) if there]
-        return float(sum(damages))
+        chosen = zip(self.options, places, self.alive(places), strict=True)
+        return float(sum(option.damages[place] for option, place, there in chosen if there))
 
     def alive(self, places: IntArray) -> BoolArray:
         """Return whether each group or branch is outside of all absent branches, shape (groups,)."""
-        if self.inside is None:
-            return np.ones(len(places), dtype=np.bool_)
         return ~vanished(self.inside, self.widths(places))
 
     @cached_property
     def is_branch(self) -> BoolArray:
         """Return whether each option set belongs to a branch, shape (groups,)."""
-        return np.array([option.widths[0] == 0 for option in self.options], dtype=np.bool_)
+        return np.asarray(np.arange(len(self.options)) >= len(self.options) - len(self.inside))
 
     @cached_property
-    def may_turn(self) -> BoolArray:
-        """Return whether each option set is of a branch that can be present or absent, shape (groups,)."""
-        return self.is_branch & (self.ends > 0)
+    def around(self) -> BoolArray:
+        """Return whether a group or branch (row) vanishes with another (column), shape (groups, groups)."""
+        found = np.zeros((len(self.options),) * 2, dtype=np.bool_)
+        found[:, self.is_branch] = self.inside.T
+        return found
 
     def movable(self, places: IntArray) -> BoolArray:
         """Return whether each group or branch matters to the choice and may change, shape (groups,)."""
@@ -130,26 +128,19 @@ class _Problem:
             self.options[group].damages[place] - self.options[group].damages[places[group]]
             for group, place in pairs
         ]
-        if self.inside is not None:
-            harm = [
-                self.damage(_with(places, group, place)) - self.damage(places)
-                if self.is_branch[group]
-                else one
-                for (group, place), one in zip(pairs, harm, strict=True)
-            ]
+        for number in np.flatnonzero(self.is_branch[groups]):
+            harm[number] = self.damage(_with(places, *pairs[number])) - self.damage(places)
         return trials, np.array(harm, dtype=np.float64)
 
 
-def minimise_damage(
-    evaluator: CostEvaluator, options: Sequence[GroupOptions], inside: BoolArray | None = None
-) -> IntArray:
+def minimise_damage(evaluator: CostEvaluator, options: Sequence[GroupOptions], inside: BoolArray) -> IntArray:
     """Find the widths of least total damage within all limits.
 
     Args:
         evaluator: the network and the limits.
         options: one per group of the network, then one per branch.
-        inside: whether a group or branch (column) vanishes with a branch (row), shape ``(options, options)``;
-            ``None`` without branches.
+        inside: whether a group or branch (column) vanishes with a branch (row), shape
+            ``(branches, options)``.
 
     Returns:
         Widths, shape ``(options,)``. They are within the limits exactly, and no single group could be
@@ -279,28 +270,16 @@ def _changes(problem: _Problem, places: IntArray, owner: IntArray) -> IntArray:
     """Compute how each option of each group, alone, changes the limited costs of a choice.
 
     The options of a group inside absent branches are compared with those branches present, since only then
-    they count.
-
-    Args:
-        problem: the network and its options.
-        places: the choice.
-        owner: the group of each option, shape (options,).
-
-    Returns:
-        Shape (options, limits).
+    they count. ``owner`` is the group of each option, shape (options,). Returns shape (options, limits).
     """
     limited, now = problem.evaluator.limited, problem.widths(places)
     trials, _ = problem.moved(places, owner, [place for end in problem.ends for place in range(end + 1)])
-    if problem.inside is None:
-        return limited(trials) - limited(now)
-    before = np.repeat(now[None], len(owner), axis=0)
-    around = problem.inside.T[owner]
-    trials[around] = before[around] = 1
-    return limited(trials) - limited(before)
+    trials[problem.around[owner]] = 1
+    return limited(trials) - limited(np.where(problem.around, 1, now))[owner]
 
 
 def _gone(problem: _Problem, starts: IntArray, count: int) -> tuple[IntArray, list[LinearConstraint]]:
-    """Link the option of being gone, of each group inside a branch, to the absence of a branch around it.
+    """Constrain the variable "gone" of each group in a branch: 1 exactly if an enclosing branch is absent.
 
     Args:
         problem: the network and its options.
@@ -311,12 +290,10 @@ def _gone(problem: _Problem, starts: IntArray, count: int) -> tuple[IntArray, li
         The groups and branches inside others, and the constraints: gone if any branch around is absent, and
         not otherwise.
     """
-    if problem.inside is None:
-        return np.empty(0, dtype=np.int64), []
-    gone = np.flatnonzero(problem.inside.any(axis=0))
+    gone = np.flatnonzero(problem.around.any(axis=1))
     if not len(gone):
         return gone, []
-    place, around = np.nonzero(problem.inside.T[gone])
+    place, around = np.nonzero(problem.around[gone])
     absence = starts[around]
     pairs = np.arange(len(place))
     each = sparse.csr_array(
@@ -344,12 +321,8 @@ def _columns(gone: IntArray, groups: int) -> sparse.csr_array:
 def _feasible(problem: _Problem, places: IntArray, held: int | None = None) -> IntArray | None:
     """Change a choice step by step until it is within the limits and no group can be widened.
 
-    Each step of the first loop narrows a group and each step of the second widens one, so both end.
-
-    Args:
-        problem: the network and its options.
-        places: the choice.
-        held: a group that is narrowed only when no other can be.
+    Each step of the first loop narrows a group and each step of the second widens one, so both end. A group
+    that is ``held`` is narrowed only when no other can be.
 
     Returns:
         The feasible choice; ``None`` if a limit is broken with all groups at their least widths.
@@ -423,7 +396,7 @@ def _best_moves(problem: _Problem, harm: FloatArray, change: FloatArray, distanc
 
 def _turn_branches(problem: _Problem, places: IntArray) -> IntArray:
     """Remove or restore one branch at a time, and choose the groups again; keep what lowers the damage."""
-    branches = np.flatnonzero(problem.may_turn).tolist()
+    branches = np.flatnonzero(problem.is_branch).tolist()
     settled = replace(problem, branches_stay=True)
     damage, tried, unchanged = problem.damage(places), 0, 0
     for branch in itertools.cycle(branches):
@@ -449,9 +422,9 @@ def _turned(problem: _Problem, places: IntArray, branch: int) -> list[IntArray]:
     if not problem.alive(places)[branch]:
         return []
     turned = _with(places, branch, 1 - int(places[branch]))
-    if problem.inside is None or not turned[branch]:
+    if not turned[branch]:
         return [turned]
-    within = problem.inside[branch] & problem.may_turn
+    within = problem.around[:, branch] & problem.is_branch
     return [np.where(within, place, turned) for place in (1, 0)] if within.any() else [turned]
 
 

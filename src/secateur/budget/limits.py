@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, model_validator
 
-from secateur.budget.depth import Depth
+from secateur.budget.choice_space import ChoiceSpace
 from secateur.errors import UsageError
 from secateur.settings import Settings
 
@@ -176,52 +176,80 @@ share of the original's
                 "a latency budget needs the network's times on this device: give make_plan the table that "
                 "secateur.latency.latency_table(model, graph, example_inputs) measures, as latency"
             )
-        now = CostEvaluator(graph, {}, latency).original
+        now = CostEvaluator(ChoiceSpace.of(graph), {}, latency).original
         return {
             name: nanoseconds(limit) if isinstance(limit, str) else amount_of(limit, now[name])
             for name, limit in self.given.items()
         }
 
+    def limits(
+        self, graph: ChannelGraph, latency: LatencyModel | None = None, *, uniform: bool = False
+    ) -> Limits:
+        """Resolve the limits for a plan.
+
+        Args:
+            graph: as for :meth:`amounts`.
+            latency: as for :meth:`amounts`.
+            uniform: whether the same share of every group is removed at once. Then a share of the channels
+                is the share that each group may keep, in place of an amount.
+
+        Raises:
+            UsageError: latency is limited, and nothing predicts it.
+        """
+        amounts = self.amounts(graph, latency)
+        if not (uniform and isinstance(self.channels, float)):
+            return Limits(amounts)
+        del amounts["channels"]
+        return Limits(amounts, self.channels)
+
     def __str__(self) -> str:
         return ", ".join(f"at most {_limit_words(name, limit)}" for name, limit in self.given.items())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan must keep to: the limits of a budget, resolved for a network.
+
+    Attributes:
+        amounts: the largest amount that may remain, by quantity; times in nanoseconds.
+        share: the largest share that each group may keep, rounded down.
+    """
+
+    amounts: Mapping[str, int]
+    share: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class CostEvaluator:
     """Compute the costs of choices of widths, and compare them with limits.
 
-    A choice has the width of each group, then that of each depth unit (1 or 0), if there are any.
-
     Attributes:
-        graph: the graph of the network.
+        space: the network and the choices of its widths.
         limits: the largest amount that may remain, by quantity; times in nanoseconds.
         latency: predicts milliseconds, if they count.
-        depth: the branches that may be absent.
-        ties: for each group and depth unit, the place of its width in a choice where several have one width;
-            by default each has its own.
     """
 
-    graph: ChannelGraph
+    space: ChoiceSpace
     limits: Mapping[str, int]
     latency: LatencyModel | None = None
-    depth: Depth = field(default_factory=Depth.off)
-    ties: IntArray | None = None
 
-    def evaluate(self, widths: IntArray) -> IntArray:
-        """Count parameters, MACs, bytes, memory, channels and nanoseconds; widths (..., units) to (..., 6).
+    @property
+    def graph(self) -> ChannelGraph:
+        """Return the graph of the network."""
+        return self.space.graph
+
+    def evaluate(self, choices: IntArray) -> IntArray:
+        """Count parameters, MACs, bytes, memory, channels and nanoseconds; choices (..., ties) to (..., 6).
 
         Nanoseconds are zero where nothing predicts them.
         """
-        if self.ties is not None:
-            widths = widths[..., self.ties]
-        groups, depth = widths[..., : len(self.graph.groups)], self.depth
+        widths, depth = self.space.expand(choices), self.space.depth
+        groups, present = widths[..., : len(self.graph.groups)], depth.present(widths)
         if depth.units:
-            present = depth.present(widths)
             costs = self.graph.wiring.cost_model.evaluate(np.concatenate([groups, present], axis=-1))
-            groups = groups * depth.alive(widths)[..., : groups.shape[-1]]
-        else:
-            present = np.broadcast_to(self.graph.present, (*widths.shape[:-1], len(self.graph.present)))
+        else:  # in half of the time
             costs = self.graph.cost_model.evaluate(groups)
+        groups = groups * depth.alive(widths)[..., : groups.shape[-1]]
         channels = groups[..., self._prunable].sum(axis=-1, keepdims=True)
         time = np.zeros_like(channels)
         if self.latency is not None:
@@ -230,38 +258,37 @@ class CostEvaluator:
             time[..., 0] = np.rint(self.latency.milliseconds(full) * NANOSECONDS)
         return np.concatenate([costs, channels, time], axis=-1)
 
-    def within(self, widths: IntArray) -> npt.NDArray[np.bool_]:
-        """Return whether widths (..., units) are within all limits; shape (...)."""
-        return np.asarray((self.evaluate(widths) <= self._bounds).all(axis=-1))
+    def within(self, choices: IntArray) -> npt.NDArray[np.bool_]:
+        """Return whether choices (..., ties) are within all limits; shape (...)."""
+        return np.asarray((self.evaluate(choices) <= self._bounds).all(axis=-1))
 
-    def limited(self, widths: IntArray) -> IntArray:
-        """Count what widths (..., units) need of the limited quantities; shape (..., limits)."""
+    def limited(self, choices: IntArray) -> IntArray:
+        """Count what choices (..., ties) need of the limited quantities; shape (..., limits)."""
         columns = list(QUANTITIES)
-        return self.evaluate(widths)[..., [columns.index(name) for name in self.limits]]
+        return self.evaluate(choices)[..., [columns.index(name) for name in self.limits]]
 
     @property
     def allowed(self) -> IntArray:
         """Return the limits, in the order of :meth:`limited`; shape (limits,)."""
         return np.array(list(self.limits.values()), dtype=np.int64)
 
-    def named(self, widths: IntArray) -> dict[str, int]:
-        """Count what one choice of widths needs, by quantity; times only where something predicts them."""
-        found = dict(zip(QUANTITIES, self.evaluate(widths).tolist(), strict=True))
+    def named(self, choice: IntArray) -> dict[str, int]:
+        """Count what one choice needs, by quantity; times only where something predicts them."""
+        found = dict(zip(QUANTITIES, self.evaluate(choice).tolist(), strict=True))
         return {name: need for name, need in found.items() if name != "latency" or self.latency is not None}
 
     @property
     def original(self) -> dict[str, int]:
         """Return the costs of the unpruned network, by quantity."""
-        channels = [group.channels for group in self.graph.groups]
-        widths = np.array([*channels, *[1] * len(self.depth.units)], dtype=np.int64)
-        return replace(self, ties=None).named(widths)
+        channels = np.array([group.channels for group in self.graph.groups], dtype=np.int64)
+        return replace(self, space=ChoiceSpace.of(self.graph)).named(channels)
 
     def least_of(self, *choices: IntArray) -> dict[str, int]:
-        """Find the least that any of some choices of widths needs, by quantity.
+        """Find the least that any of some choices needs, by quantity.
 
         Narrower is not always faster, so the narrowest widths are not always the fastest.
         """
-        found = [self.named(widths) for widths in choices]
+        found = [self.named(choice) for choice in choices]
         return {name: min(needs[name] for needs in found) for name in found[0]}
 
     @cached_property

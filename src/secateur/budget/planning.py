@@ -12,21 +12,14 @@ import numpy.typing as npt
 from secateur.budget.curve_planner import plan_by_curves
 from secateur.budget.curves import WidthCurves
 from secateur.budget.depth import branch_names
-from secateur.budget.feasible import (
-    FeasibleWidths,
-    Unscored,
-    explain_infeasible,
-    feasible_widths,
-    width_options,
-)
-from secateur.budget.limits import Allocation, Budget, CostEvaluator, amount_of
+from secateur.budget.feasible import FeasibleWidths, Unscored, feasible_within
+from secateur.budget.limits import Allocation, Budget, CostEvaluator, Limits, amount_of
 from secateur.budget.removal_order import RemovalOrder, comparable, per_cost, removal_order
-from secateur.budget.ties import summed_scores, ties_of
 from secateur.budget.widths import Widths
 from secateur.criteria import Scores
-from secateur.errors import BudgetError, UsageError
+from secateur.errors import UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.groups import IntArray
+from secateur.graph.groups import FloatArray, IntArray
 from secateur.latency import LatencyModel
 from secateur.plan import PruningPlan
 
@@ -84,44 +77,38 @@ def make_plan(
         >>> plan.removed, plan.cost_after.macs
         ({'0': (0, 1, 3, 6)}, 24)
     """
-    limits = budget.amounts(graph, latency)
-    share = budget.channels if allocation == "uniform" and not isinstance(scores, WidthCurves) else None
-    if isinstance(share, float):
-        del limits["channels"]  # a share of each group instead
+    uniform = allocation == "uniform" and not isinstance(scores, WidthCurves)
     return plan_within(
         graph,
         scores,
-        limits,
+        budget.limits(graph, latency, uniform=uniform),
         widths=widths,
         allocation=allocation,
         normalize=normalize,
         latency=latency,
-        share=share if isinstance(share, float) else None,
     )
 
 
 def plan_within(
     graph: ChannelGraph,
     scores: Mapping[str, Any],
-    limits: Mapping[str, int],
+    limits: Limits,
     *,
     widths: Widths | None = None,
     allocation: Allocation = "global",
     normalize: str = "l2",
     latency: LatencyModel | None = None,
-    share: float | None = None,
 ) -> PruningPlan:
-    """Make a plan for limits that are absolute amounts.
+    """Make a plan for limits that are resolved already.
 
     Args:
         graph: as for :func:`make_plan`, like all that are not listed below.
         scores: scores or width curves.
-        limits: the largest amount that may remain, by quantity, as :meth:`Budget.amounts` gives them.
+        limits: what may remain, as :meth:`Budget.limits` gives it.
         widths: which widths groups may have.
         allocation: how channels of different groups are compared.
         normalize: how scores are made comparable.
         latency: predicts milliseconds.
-        share: the largest share that each group may keep, rounded down.
 
     Raises:
         BudgetError: the limits cannot be met.
@@ -132,46 +119,34 @@ def plan_within(
             f"unknown allocation {allocation!r}: choose one of {', '.join(get_args(Allocation))}"
         )
     widths = widths or Widths()
-    options, unscored = width_options(widths, graph, latency), _unscored(graph, scores)
-    feasible = feasible_widths(graph, widths, options, unscored)
-    ties = ties_of(graph, len(feasible.depth.units)) if widths.uniform_widths else None
-    evaluator = CostEvaluator(graph, limits, latency, feasible.depth)
+    feasible, evaluator = feasible_within(graph, limits.amounts, widths, latency, _unscored(graph, scores))
+    removes_branches = bool(feasible.space.depth.units)
     if isinstance(scores, WidthCurves):
-        if not evaluator.within(feasible.least):
-            raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
-        return plan_by_curves(evaluator, scores, feasible, ties)
+        return plan_by_curves(evaluator, scores, feasible)
     if allocation == "curves":
         raise UsageError(
             "allocation='curves' needs width curves: give what width_curves(model, graph, scores, batches) "
             "measures in place of scores, or take 'global' or 'uniform'"
         )
-    if allocation == "uniform" and feasible.depth.units:
+    if allocation == "uniform" and removes_branches:
         raise UsageError(
             f"allocation='uniform' takes the same share of every group, and depth={widths.depth!r} removes "
             "whole branches: take allocation 'global' or 'curves', or depth 'off'"
         )
-    if ties is not None and feasible.depth.units:
+    if widths.uniform_widths and removes_branches:
         raise UsageError(
             "uniform_widths and the removal of branches in one plan need width curves: in place of scores, "
             "give what width_curves(model, graph, scores, batches, CurveOptions(branches=True)) measures"
         )
-    if share is not None:
-        kept = np.array([amount_of(share, int(count)) for count in feasible.original], dtype=np.int64)
+    if limits.share is not None:
+        kept = np.array([amount_of(limits.share, int(count)) for count in feasible.original], dtype=np.int64)
         feasible = replace(feasible, most=np.minimum(feasible.most, feasible.below(kept)))
-    if feasible.depth.units:
+    if removes_branches:
         ranked = per_cost(scores, feasible, evaluator)
     else:
-        ranked = comparable(graph, scores, feasible, normalize)
-    order = removal_order(ranked, feasible, allocation)
-    if not evaluator.within(feasible.least):
-        raise BudgetError(explain_infeasible(evaluator, widths, options, unscored))
-    if ties is None:
-        found = _widths(evaluator, order, feasible)
-    else:
-        together = feasible.by_kind(ties)
-        evenly = removal_order(summed_scores(ranked, ties), together, allocation)
-        found = _widths(replace(evaluator, ties=ties), evenly, together)[ties]
-    return feasible.plan(graph, found, lambda number, width: _last(order.channels[number], width))
+        ranked = comparable(scores, feasible, normalize)
+    choice = _widths(evaluator, removal_order(ranked, feasible, allocation), feasible)
+    return feasible.plan(choice, lambda number, width: _highest(ranked[number], width))
 
 
 def _unscored(graph: ChannelGraph, scores: Mapping[str, Any]) -> Unscored:
@@ -197,10 +172,10 @@ def _widths(evaluator: CostEvaluator, order: RemovalOrder, feasible: FeasibleWid
     removed = np.arange(count - 1, order.must - 1, -1)
     while True:
         # Channels inside an absent branch cost nothing; they come back only if the branch does.
-        before = feasible.depth.alive(widths)
+        before = feasible.space.alive(widths)
         back = removed[before[order.groups[removed]]]
         widths = _put_back(evaluator, order, widths, back)
-        after = feasible.depth.alive(widths)
+        after = feasible.space.alive(widths)
         if np.array_equal(before, after):
             return widths
         removed = removed[after[order.groups[removed]] & ~before[order.groups[removed]]]
@@ -246,6 +221,6 @@ def _first(holds: Callable[[IntArray], npt.NDArray[np.bool_]], below: int, end: 
     return end
 
 
-def _last(channels: IntArray, width: int) -> tuple[int, ...]:
-    """Return the last channels of an order."""
-    return tuple(channels[len(channels) - width :].tolist())
+def _highest(scores: FloatArray, width: int) -> tuple[int, ...]:
+    """Return the channels of the highest scores, in ascending order of these."""
+    return tuple(np.argsort(scores, kind="stable")[len(scores) - width :].tolist())

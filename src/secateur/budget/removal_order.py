@@ -14,7 +14,6 @@ from secateur.budget.limits import CostEvaluator
 from secateur.criteria import Scores
 from secateur.criteria.normalise import normalise
 from secateur.errors import UsageError
-from secateur.graph import ChannelGraph
 from secateur.graph.groups import FloatArray, IntArray
 
 
@@ -25,26 +24,24 @@ class RemovalOrder:
     A step is what is removed at once: one channel, or as many as rounded widths need, or a depth unit.
 
     Attributes:
-        groups: the group or depth unit of each step, by index, shape (steps,).
+        groups: the tie of each step, by index, shape (steps,).
         sizes: channels in each step; 1 for a depth unit.
         must: how many steps are made in any case; they come first.
-        channels: for each group, its channels in the order in which they are removed.
     """
 
     groups: IntArray
     sizes: IntArray
     must: int
-    channels: tuple[IntArray, ...]
 
     def widths(self, start: IntArray, counts: IntArray) -> IntArray:
         """Compute widths after the first steps.
 
         Args:
-            start: widths of groups and depth units before, shape (units,).
+            start: widths before, shape (ties,).
             counts: numbers of steps, ascending, shape (n,).
 
         Returns:
-            Widths of shape (n, units).
+            Widths of shape (n, ties).
         """
         gone = np.zeros((len(counts), len(start)), dtype=np.int64)
         last = int(counts[-1]) if len(counts) else 0
@@ -60,7 +57,8 @@ def removal_order(
 
     Within a group the channel of the lowest score is first. Over the groups, ``global`` takes
     the step of the lowest mean score, ``uniform`` the step that leaves its group the largest
-    share. Ties are broken by the order of groups, then of channels, in the network.
+    share. Of equals, the first in the network comes first. Groups of one width lose the next channel of each
+    together, and their scores are summed.
 
     Args:
         ranked: comparable scores of each group and depth unit that may be cut, by index.
@@ -70,16 +68,16 @@ def removal_order(
     Returns:
         The order.
     """
-    channels = [np.empty(0, dtype=np.int64)] * len(feasible.original)
+    ties = feasible.space.ties
     owners, sizes, keys, musts = [], [], [], []
-    for group, scores in ranked.items():
-        units = feasible.units(group)
-        channels[group] = np.argsort(scores, kind="stable")
+    for group in sorted({int(ties[unit]) for unit in ranked}):
+        units = feasible.steps(group)
         if not len(units):
             continue
         ends = np.cumsum(units)
         if allocation == "global":
-            sums = np.add.reduceat(scores[channels[group]][: ends[-1]], ends - units)
+            scores = np.sum([np.sort(ranked[unit]) for unit in ranked if ties[unit] == group], axis=0)
+            sums = np.add.reduceat(scores[: ends[-1]], ends - units)
             # Rounding must not order a step before the one below it in its group.
             key = np.maximum.accumulate(sums / units)
         else:
@@ -90,20 +88,17 @@ def removal_order(
         musts.append(ends <= feasible.original[group] - feasible.most[group])
     if not owners:
         nothing = np.empty(0, dtype=np.int64)
-        return RemovalOrder(nothing, nothing, 0, tuple(channels))
+        return RemovalOrder(nothing, nothing, 0)
     owner, must = np.concatenate(owners), np.concatenate(musts)
     # A stable sort: steps with equal keys stay sorted by group, and by position within it.
     order = np.lexsort((owner, np.concatenate(keys), ~must))
-    return RemovalOrder(owner[order], np.concatenate(sizes)[order], int(must.sum()), tuple(channels))
+    return RemovalOrder(owner[order], np.concatenate(sizes)[order], int(must.sum()))
 
 
-def comparable(
-    graph: ChannelGraph, scores: Mapping[str, Any], feasible: FeasibleWidths, normalize: str
-) -> dict[int, FloatArray]:
+def comparable(scores: Mapping[str, Any], feasible: FeasibleWidths, normalize: str) -> dict[int, FloatArray]:
     """Check and normalise the scores of the groups that may be cut, in double precision.
 
     Args:
-        graph: the graph of the network.
         scores: by group name; a tensor, an array or a sequence of one number for each channel.
             Those of groups that may not be cut are not read.
         feasible: the widths that the groups may take.
@@ -116,11 +111,11 @@ def comparable(
         UsageError: scores are missing, of the wrong length, not finite or not numbers, or a name is
             unknown.
     """
-    values = {name: torch.from_numpy(vector) for name, vector in _raw(graph, scores, feasible).items()}
+    values = {name: torch.from_numpy(vector) for name, vector in _raw(scores, feasible).items()}
     normal = normalise(values, normalize)
     return {
         number: normal[group.name].numpy()
-        for number, group in enumerate(graph.groups)
+        for number, group in enumerate(feasible.space.graph.groups)
         if group.name in normal
     }
 
@@ -146,8 +141,8 @@ def per_cost(
         UsageError: scores are missing, of the wrong length, not finite or not numbers, or a name is
             unknown.
     """
-    graph, units = evaluator.graph, feasible.depth.units
-    values = {graph.index(name): vector for name, vector in _raw(graph, scores, feasible).items()}
+    graph, units = evaluator.graph, feasible.space.depth.units
+    values = {graph.index(name): vector for name, vector in _raw(scores, feasible).items()}
     branches = branch_scores(scores, [name for unit in units for name in unit])
     for number, unit in enumerate(units, len(graph.groups)):
         values[number] = np.array([sum(branches[name] for name in unit)])
@@ -181,13 +176,14 @@ def branch_scores(scores: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
     return {name: float(known[name]) for name in names}
 
 
-def _raw(graph: ChannelGraph, scores: Mapping[str, Any], feasible: FeasibleWidths) -> dict[str, FloatArray]:
+def _raw(scores: Mapping[str, Any], feasible: FeasibleWidths) -> dict[str, FloatArray]:
     """Check the scores of the groups that may be cut."""
+    graph, ties = feasible.space.graph, feasible.space.ties
     for name in scores:
         graph[name]  # an unknown name is an error
     values = {}
     for number, group in enumerate(graph.groups):
-        if feasible.least[number] == feasible.original[number]:
+        if feasible.least[ties[number]] == feasible.original[ties[number]]:
             continue
         if group.name not in scores:
             raise UsageError(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from secateur.budget.integer_programme import GroupOptions
 from secateur.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +57,9 @@ def common_widths(
         UsageError: groups of one kind have no width in common.
     """
     found, largest = list(options), most.copy()
-    for members in _members(kinds_of(graph)):
+    kinds = kinds_of(graph)
+    for kind in range(kinds.max(initial=-1) + 1):
+        members = np.flatnonzero(kinds == kind).tolist()
         common = reduce(np.intersect1d, [options[member] for member in members])
         allowed = common[common <= most[members].min()]
         if not len(allowed):
@@ -72,67 +72,6 @@ def common_widths(
         for member in members:
             found[member] = common
     return found, largest
-
-
-def ties_of(graph: ChannelGraph, depth_units: int) -> IntArray:
-    """Number what is chosen together: the kinds of the groups, then each depth unit alone; shape (units,)."""
-    kinds = kinds_of(graph)
-    return np.append(kinds, np.arange(depth_units) + kinds.max(initial=-1) + 1)
-
-
-def summed(options: Sequence[GroupOptions], ties: IntArray) -> list[GroupOptions]:
-    """Add up the damages of what is chosen together, at the widths that all of its parts may have.
-
-    >>> one = GroupOptions(np.array([1, 2, 4]), np.array([0.75, 0.25, 0.0]))
-    >>> other = GroupOptions(np.array([2, 3, 4]), np.array([0.5, 0.1, 0.0]))
-    >>> found = summed([one, other], np.array([0, 0]))[0]
-    >>> found.widths.tolist(), found.damages.tolist()
-    ([2, 4], [0.75, 0.0])
-    """
-    result = []
-    for members in _members(ties):
-        widths = reduce(np.intersect1d, [options[member].widths for member in members])
-        damages = sum(
-            options[member].damages[np.searchsorted(options[member].widths, widths)] for member in members
-        )
-        result.append(GroupOptions(widths, np.asarray(damages, dtype=np.float64)))
-    return result
-
-
-def summed_scores(
-    scores: Mapping[int, npt.NDArray[np.float64]], ties: IntArray
-) -> dict[int, npt.NDArray[np.float64]]:
-    """Add up the ascending scores of the groups of each kind: the next channel goes in all of them.
-
-    Args:
-        scores: of the channels of each group that may be cut, by index of the group.
-        ties: the kind of each group.
-
-    Returns:
-        The scores by kind.
-    """
-    kinds = sorted({int(ties[group]) for group in scores})
-    return {
-        kind: np.sum([np.sort(scores[group]) for group in scores if ties[group] == kind], axis=0)
-        for kind in kinds
-    }
-
-
-def vanishing(inside: npt.NDArray[np.bool_], ties: IntArray) -> npt.NDArray[np.bool_]:
-    """Find what vanishes with a branch, of what is chosen together: what has all its parts inside.
-
-    Args:
-        inside: whether a unit (column) vanishes with a unit (row).
-        ties: what is chosen together.
-    """
-    members = _members(ties)
-    rows = np.stack([inside[part].any(axis=0) for part in members])
-    return np.stack([rows[:, part].all(axis=1) for part in members], axis=1)
-
-
-def _members(ties: IntArray) -> list[IntArray]:
-    """List the units of each kind."""
-    return [np.flatnonzero(ties == kind) for kind in range(ties.max(initial=-1) + 1)]
 
 
 def _without_numbers(name: str) -> str:

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli import options
-from secateur.cli.choices import data_choice, device_choice, network_choice
-from secateur.cli.job_settings import text_table
+from secateur.cli.job_settings import data_choice, device_choice, network_choice
 from secateur.cli.processes import is_main, run_in_processes
 
 
@@ -39,7 +38,7 @@ def evaluate(
       secateur evaluate best.pt --trusted --data data.yaml --size 320
     """
     network = network_choice(checkpoint, weights=weights, builder=builder, size=size, trusted=trusted)
-    chosen = data_choice(data, batch_size, strict, text_table(sets or ()))
+    chosen = data_choice(data, batch_size, strict, sets)
     where = device_choice(device, precision, devices)
     run_in_processes(devices)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.choices import data_choice, network_choice, option_names
+from secateur.cli.job_settings import checked_by_options, data_choice, network_choice
 
 
 def export(
@@ -57,8 +57,12 @@ def export(
     from secateur.jobs.settings import ExportChoice
 
     network = network_choice(checkpoint, weights=weights, builder=builder, size=size)
-    with option_names({"out": "--out: ", "format": "--format: ", "weights_as": "--weights-as: "}):
-        wanted = ExportChoice(out=out, format=format, weights_as=weights_as)
+    options = {
+        "out": ("--out", out),
+        "format": ("--format", format),
+        "weights_as": ("--weights-as", weights_as),
+    }
+    wanted = checked_by_options(options, ExportChoice)
     images = data_choice(data, batch_size, strict) if data else None
 
     from secateur.cli.console import Reporter

@@ -8,7 +8,7 @@ import typer
 
 from secateur.cli import options
 from secateur.cli.amounts import limits, shape
-from secateur.cli.choices import network_choice, option_names
+from secateur.cli.job_settings import checked_by_options, network_choice
 
 
 def inspect(
@@ -61,8 +61,7 @@ def inspect(
     size = shape(input) if input else None
     asked = limits(budget) if budget else None
     if asked:
-        with option_names({name: f"--budget {name}=: " for name in asked}):
-            Budget(**asked)
+        checked_by_options({name: (f"--budget {name}=", value) for name, value in asked.items()}, Budget)
     # Couplings do not depend on the weights, so no weights are fetched.
     weights = None if is_checkpoint(network) else "none"
     choice = network_choice(network, weights=weights, classes=classes, builder=builder, trusted=trusted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +14,9 @@ from secateur.cli.processes import process_counts
 from secateur.errors import UsageError, closest_or_all
 
 if TYPE_CHECKING:
-    from secateur.jobs.settings import FrontierJob, Job, PruneJob, TrainJob
+    from secateur.jobs.settings import DataChoice, FrontierJob, Job, NetworkChoice, PruneJob, TrainJob
     from secateur.recipes import Recipe
+    from secateur.training.settings import DeviceSettings
 
 T = TypeVar("T")
 J = TypeVar("J", "PruneJob", "FrontierJob")
@@ -32,9 +33,6 @@ CRITERIA = (
 
 _NOT_SET = frozenset(("recipe", "out", "overwrite", "resume", "command_line", "given", "by", "points"))
 """Settings of a job that only options give."""
-
-_TRAINING = ("between", "finetune", "distillation", "data.mixup")
-"""Settings of training, which have no effect without it."""
 
 _GOALS = ("budget", "search")
 
@@ -75,57 +73,75 @@ def frontier_job(options: Options, recipe: str | None, sets: Sequence[str]) -> F
     return _resolved(FrontierJob, options, recipe, sets, finetune=False)
 
 
-def _resolved(job: type[J], options: Options, recipe: str | None, sets: Sequence[str], finetune: bool) -> J:
-    """Resolve a job that prunes; the arguments are those of :func:`prune_job`."""
-    from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob
-    from secateur.recipes.recipe import CHANNELS_LEFT, PRESETS, Recipe
-    from secateur.settings import merged
+def _resolved(kind: type[J], options: Options, recipe: str | None, sets: Sequence[str], finetune: bool) -> J:
+    """Resolve a job that prunes; the arguments are those of :func:`prune_job`.
+
+    What the command line gives replaces what is in the file.
+    """
+    from secateur.jobs.settings import DATA_FREE, PruneJob
+    from secateur.recipes.recipe import PRESETS, Recipe
+    from secateur.settings import Need, merged, refuse_idle
 
     file = recipe if recipe is not None and _is_file(recipe) else None
     if recipe not in (None, file, *PRESETS):
         raise UsageError(f"--recipe {recipe}: unknown; choose one of {', '.join(PRESETS)}, or give FILE.toml")
     given = _Given(options, sets, file)
-    in_file = _read(Path(file), "prune", PruneJob) if file else {}
-    in_file = {name: value for name, value in in_file.items() if name in job.model_fields}
-    if given.any("network.source"):  # its other settings belong to another network
-        in_file.pop("network", None)
-    if given.any(*_GOALS):
-        in_file = {name: value for name, value in in_file.items() if name not in _GOALS}
-    recipe_options = {name: value for name, value in given.options.items() if name in Recipe.model_fields}
-    job_options = {name: value for name, value in given.options.items() if name not in recipe_options}
-    job_sets, recipe_sets = given.split(job, Recipe)
-    # What is given on the command line replaces what is in the file, and --set replaces options.
-    settings = merged(merged(in_file, job_options), job_sets)
-    recipe_changes = merged(recipe_options, recipe_sets)
-    recipe_in_file = settings.pop("recipe", {})
-    has_data = "source" in settings.get("data", {})
-    if not finetune or not has_data:
-        _refuse_training(given, finetune)
-    if not has_data:
-        idle = set(recipe_changes) - WITHOUT_DATA - set(_TRAINING)
-        given.mistakes += [(name, "no effect without --data") for name in sorted(idle)]
-    preset = recipe or _usual_recipe(settings.get("data", {}).get("source"))
-    if "budget" in job.model_fields and not any(goal in settings for goal in _GOALS):
-        share = CHANNELS_LEFT.get(recipe_in_file.get("preset", preset))
-        if share is None:
-            raise UsageError(
-                "the size of the pruned network is not given; give at least one of --macs, --params, "
-                "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
-            )
-        settings["budget"] = {"channels": share}
+    in_file = _without_replaced(_read(Path(file), "prune", PruneJob), given) if file else {}
+    table = in_file.pop("recipe", {})
+    ours, changes = given.split(kind, Recipe)
+    settings = merged({name: value for name, value in in_file.items() if name in kind.model_fields}, ours)
+    data = settings.get("data", {}).get("source")
+    if file is None:
+        table = {"preset": recipe or _usual_recipe(data)}
+    if "budget" in kind.model_fields and not any(goal in settings for goal in _GOALS):
+        settings["budget"] = {"channels": _usual_share(table.get("preset"))}
 
     def resolve_recipe() -> Recipe:
-        base = Recipe.from_table(recipe_in_file) if file else Recipe.preset(preset)
-        changes = recipe_changes if finetune else merged(_untrained(base, recipe_changes), recipe_changes)
-        if not has_data and "criterion" not in recipe_in_file:
-            changes = {"criterion": DATA_FREE, **changes}
+        base = Recipe.from_table(table)
+        if not finetune:
+            base = base.untrained()
+        if data is None and "criterion" not in table:
+            base = base.with_changes({"criterion": DATA_FREE})
         criterion = str(changes.get("criterion", base.criterion))
         if criterion not in CRITERIA and not is_own_code(settings.get("network", {})):
             given.mistakes.append(("criterion", f"unknown{closest_or_all(criterion, CRITERIA)}"))
-        return base.changed(changes)
+        return base.with_changes(changes)
 
-    resolved = given.collect(resolve_recipe, Recipe.preset("plain"))
-    return given.checked(lambda: job(**_with_processes(settings, given), recipe=resolved))
+    chosen = given.collect(resolve_recipe)
+    arguments = _with_processes(settings, given) | {"recipe": chosen or Recipe.preset("plain")}
+    job = given.collect(lambda: kind(**arguments, given=given.paths))
+    needs = [] if job is None else list(job.needs())
+    if chosen is not None and not finetune:  # of a job that never trains, its own needs say so first
+        reason = "with --no-finetune", "leave that out"
+        needs += chosen.training_needs(*reason)
+        needs.append(Need("data.mixup", bool(settings.get("data", {}).get("mixup")), *reason))
+    needs += [] if chosen is None else chosen.needs()
+    given.collect(lambda: refuse_idle(needs, given.paths))
+    return given.checked(job)
+
+
+def _usual_share(preset: str | None) -> float:
+    """Return the share of the channels that a recipe leaves if no budget is given.
+
+    Raises:
+        UsageError: the recipe does not say it.
+    """
+    from secateur.recipes.recipe import CHANNELS_LEFT
+
+    share = CHANNELS_LEFT.get(preset or "")
+    if share is None:
+        raise UsageError(
+            "the size of the pruned network is not given; give at least one of --macs, --params, "
+            "--channels, --memory, --latency (what may remain), or --max-drop (what accuracy may be lost)"
+        )
+    return share
+
+
+def _without_replaced(table: dict[str, Any], given: _Given) -> dict[str, Any]:
+    """Leave out of a file the network and the goal, if the command line gives others."""
+    left_out = ["network"] if given.any("network.source") else []
+    left_out += _GOALS if given.any(*_GOALS) else ()
+    return {name: value for name, value in table.items() if name not in left_out}
 
 
 def limit_of_point(measured: Path | None, point: int, others: Options) -> dict[str, tuple[str, Any]]:
@@ -166,19 +182,100 @@ def train_job(options: Options, file: str | None, sets: Sequence[str]) -> TrainJ
     from secateur.jobs.settings import TrainJob
     from secateur.settings import merged, refuse_idle
 
-    table = _read(Path(file), "train", TrainJob) if file else {}
     given = _Given(options, sets, file)
-    job_sets, _ = given.split(TrainJob)
-    if given.any("network.source"):
-        table.pop("network", None)
-    found = merged(merged(table, given.options), job_sets)
+    table = _without_replaced(_read(Path(file), "train", TrainJob), given) if file else {}
+    ours, _ = given.split(TrainJob)
+    arguments = _with_processes(merged(table, ours), given)
+    job = given.collect(lambda: TrainJob(**arguments, given=given.paths))
+    if job is not None:
+        given.collect(lambda: refuse_idle(job.needs(), given.paths))
+    return given.checked(job)
 
-    def resolve() -> TrainJob:
-        job = TrainJob(**_with_processes(found, given))
-        refuse_idle(job.fit.needs("fit"), given.paths)
-        return job
 
-    return given.checked(resolve)
+def checked_by_options(options: Options, kind: Callable[..., T], **others: Any) -> T:
+    """Make settings from options, whose names stand in the messages.
+
+    Args:
+        options: of the command.
+        kind: the class of settings.
+        **others: values that no option gives alone.
+
+    Raises:
+        UsageError: a value is wrong; the message names all mistakes by their options.
+
+    >>> from secateur.budget import Budget
+    >>> checked_by_options({"macs": ("--macs", 2.5)}, Budget)
+    Traceback (most recent call last):
+    secateur.errors.UsageError: --macs 2.5: 2.5 is neither a share nor an amount...
+    """
+    given = _Given(options, (), None)
+    return given.checked(given.collect(lambda: kind(**given.values, **others)))
+
+
+def network_choice(
+    source: str,
+    *,
+    weights: str | None = None,
+    builder: str | None = None,
+    size: int | None = None,
+    classes: int | None = None,
+    trusted: bool = False,
+) -> NetworkChoice:
+    """Choose a network, for commands without a run folder.
+
+    Raises:
+        UsageError: a value is wrong.
+    """
+    from secateur.jobs.settings import NetworkChoice
+
+    options = {
+        "source": ("RUN", source),
+        "weights": ("--weights", weights),
+        "builder": ("--builder", builder),
+        "size": ("--size", size),
+        "classes": ("--classes", classes),
+    }
+    return checked_by_options(options, NetworkChoice, trusted=trusted)
+
+
+def data_choice(
+    source: str, batch_size: int | None, strict: bool, sets: Sequence[str] | None = None
+) -> DataChoice:
+    """Choose images or text, for commands without a run folder.
+
+    Args:
+        source: the user's word for them.
+        batch_size: examples in a batch, if given.
+        strict: whether unreadable images are refused.
+        sets: texts ``data.text.NAME=VALUE``; of other forms, they are refused.
+
+    Raises:
+        UsageError: a value is wrong.
+    """
+    from secateur.jobs.settings import Data
+
+    options = {
+        "data.source": ("--data", source),
+        "data.batch_size": ("--batch-size", batch_size),
+        "data.strict": ("--strict", strict or None),
+    }
+    given = _Given(options, sets or (), None)
+    for path in given.paths - options.keys():
+        if not path.startswith("data.text."):
+            given.mistakes.append((path, "write data.text.NAME=VALUE, such as data.text.block=512"))
+    return given.checked(given.collect(lambda: Data(**given.values))).data
+
+
+def device_choice(accelerator: str, precision: str = "float32", devices: int | None = None) -> DeviceSettings:
+    """Choose where to compute, and in how many processes, for commands without a run folder.
+
+    Raises:
+        UsageError: a value is wrong, or ``torchrun`` has started another number of processes.
+    """
+    from secateur.training.settings import DeviceSettings
+
+    options = {"accelerator": ("--device", accelerator), "precision": ("--precision", precision)}
+    return checked_by_options(options, DeviceSettings, **process_counts(devices))
 
 
 def read_recipe(name: str) -> Recipe:
@@ -211,15 +308,15 @@ class _Given:
         from secateur.settings import merged
 
         self.mistakes: list[tuple[str, str]] = []
-        self.options: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._words: dict[str, str] = {}
-        self._sets: dict[str, Any] = {}
+        self._set: dict[str, None] = {}
         self._file = file
         self._names = {path: option for path, (option, _) in options.items()}
         for path, (option, value) in options.items():
             if value is not None:
                 self._words[path] = option if not option.startswith("-") else f"{option} {value}"
-                self.options = merged(self.options, _nested(path.split("."), value))
+                self.values = merged(self.values, _nested(path.split("."), value))
         for text in sets:
             self._add(text)
 
@@ -235,60 +332,51 @@ class _Given:
             if other is not None:
                 self.mistakes.append(("", f"{other} and --set {text} give the same setting; leave one out"))
             self._words[path] = f"--set {text}"
-        self._sets = merged(self._sets, table)
+        self._set |= dict.fromkeys(table)
+        self.values = merged(self.values, table)
 
     @property
-    def paths(self) -> Collection[str]:
+    def paths(self) -> frozenset[str]:
         """Return the dotted paths of the settings that the command line gives."""
-        return self._words.keys()
+        return frozenset(self._words)
 
     def any(self, *paths: str) -> bool:
         """Return whether the command line gives any of some settings, or settings within them."""
         return any(_overlap(path, given) for path in paths for given in self._words)
 
-    def set_to(self, *paths: str) -> list[str]:
-        """List what ``--set`` sets within some settings to something other than zero or false."""
-        from secateur.settings import flatten
-
-        return [
-            self._words[path]
-            for path, value in flatten(self._sets)
-            if value and any(f"{path}.".startswith(f"{start}.") for start in paths)
-        ]
-
     def split(
         self, job: type[Job], recipe: type[Recipe] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split what ``--set`` gives into settings of a job and of a recipe; others are mistakes."""
+        """Split what is given into settings of a job and of a recipe; others are mistakes."""
         from secateur.settings import setting_paths, suggestion
 
-        first, second = settable(job), list(recipe.model_fields) if recipe is not None else []
+        of_recipe = list(recipe.model_fields) if recipe is not None else []
+        names = [*of_recipe, *settable(job)]
         paths = [path for path in setting_paths(job) if not path.startswith("recipe.")]
         paths = [*(setting_paths(recipe) if recipe is not None else ()), *paths]
-        for name in (name for name in self._sets if name not in (*first, *second)):
-            self.mistakes.append((name, f"unknown{suggestion(name, paths, [*second, *first])}"))
-        chosen = [
-            {name: self._sets[name] for name in names if name in self._sets} for names in (first, second)
-        ]
-        return chosen[0], chosen[1]
+        unknown = [name for name in self._set if name not in names]
+        for name in unknown:
+            self.mistakes.append((name, f"unknown{suggestion(name, paths, names)}"))
+        known = {name: value for name, value in self.values.items() if name not in unknown}
+        ours = {name: value for name, value in known.items() if name in job.model_fields}
+        return ours, {name: value for name, value in known.items() if name in of_recipe}
 
-    def collect(self, resolve: Callable[[], T], otherwise: T) -> T:
-        """Call a function and return its result; collect its mistakes, and return something else then."""
+    def collect(self, resolve: Callable[[], T]) -> T | None:
+        """Call a function and return its result; collect its mistakes, and return nothing then."""
         from secateur.settings import SettingsError
 
         try:
             return resolve()
         except SettingsError as error:
             self.mistakes += error.mistakes
-            return otherwise
+            return None
 
-    def checked(self, resolve: Callable[[], T]) -> T:
-        """Call a function and return its result.
+    def checked(self, found: T | None) -> T:
+        """Return what was resolved.
 
         Raises:
-            UsageError: there are mistakes, here or noted before.
+            UsageError: mistakes were collected.
         """
-        found = self.collect(resolve, None)
         if self.mistakes or found is None:
             raise UsageError("; ".join(self._line(path, text) for path, text in self.mistakes))
         return found
@@ -357,27 +445,6 @@ def _read(path: Path, command: str, job: type[Job]) -> dict[str, Any]:
     return {**found, "recipe": {**found.get("recipe", {}), **table}}
 
 
-def text_table(sets: Sequence[str]) -> dict[str, Any]:
-    """Read settings of text from texts ``data.text.NAME=VALUE``, for commands that have no other settings.
-
-    Raises:
-        UsageError: one is of another form.
-
-    >>> text_table(["data.text.block=512", "data.text.stride=256"])
-    {'block': 512, 'stride': 256}
-    """
-    from secateur.settings import merged
-
-    found: dict[str, Any] = {}
-    for text in sets:
-        table = _parse(text) or {}
-        inner = table.get("data", {}).get("text") if isinstance(table.get("data"), Mapping) else None
-        if not isinstance(inner, Mapping):
-            raise UsageError(f"--set {text}: write data.text.NAME=VALUE, such as data.text.block=512")
-        found = merged(found, inner)
-    return found
-
-
 def settable(job: type[Job]) -> list[str]:
     """List the settings of a job that ``--set`` gives."""
     return [name for name in job.model_fields if name not in _NOT_SET]
@@ -412,21 +479,4 @@ def _with_processes(found: Mapping[str, Any], given: _Given) -> dict[str, Any]:
     device.pop("nodes", None)
     if "LOCAL_WORLD_SIZE" in os.environ and not given.any("device.devices"):
         devices = None  # torchrun decides, not the file
-    here = {"command_line": command_line(), "given": tuple(sorted(given.paths))}
-    return {**found, "device": {**device, **process_counts(devices)}, **here}
-
-
-def _untrained(base: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changes for a run without training: reconstruction, and one cut if no schedule is chosen."""
-    paced = base.channels_per_step is not None or "channels_per_step" in changes
-    phase = {"epochs": 0, "updates": None}
-    return {**({} if paced else {"steps": 1}), "reconstruct": True, "between": phase, "finetune": phase}
-
-
-def _refuse_training(given: _Given, finetune: bool) -> None:
-    """Refuse settings of training in a run without training."""
-    idle = " and ".join(given.set_to(*_TRAINING))
-    if idle and not finetune:
-        raise UsageError(f"--no-finetune and {idle} exclude each other; leave one of them out")
-    if idle:
-        raise UsageError(f"without --data nothing is trained; give --data, or leave out {idle}")
+    return {**found, "device": {**device, **process_counts(devices)}, "command_line": command_line()}

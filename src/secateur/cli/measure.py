@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.choices import data_choice, device_choice, network_choice, option_names
-from secateur.cli.job_settings import text_table
+from secateur.cli.job_settings import checked_by_options, data_choice, device_choice, network_choice
 
 
 def measure(
@@ -78,7 +77,8 @@ def measure(
       secateur measure hf:models/smol runs/smol-80 --prompt 512
       secateur measure best.pt runs/detector-half/pruned.pt --trusted --size 320 --data data.yaml
     """
-    from secateur.jobs.settings import EXPORTED, Conditions, is_checkpoint, is_pickled
+    from secateur.files import EXPORTED
+    from secateur.jobs.settings import Conditions, is_checkpoint, is_pickled
 
     networks = [
         network_choice(source, trusted=trusted)
@@ -92,16 +92,18 @@ def measure(
         )
         for source in checkpoints
     ]
-    chosen = data_choice(data, batch_size, strict, text_table(sets or ())) if data else None
-    with option_names({"runtimes": "--runtime: ", "batches": "--batch: ", "threads": "--threads: "}):
-        conditions = Conditions(
-            runtimes=tuple(runtime or ("eager",)),
-            batches=tuple(batch or (1,)),
-            threads=tuple(threads or ()),
-            seconds=seconds,
-            memory=memory,
-            **({} if prompt is None else {"prompt": prompt}),
-        )
+    chosen = data_choice(data, batch_size, strict, sets) if data else None
+    conditions = checked_by_options(
+        {
+            "runtimes": ("--runtime", runtime or None),
+            "batches": ("--batch", batch or None),
+            "threads": ("--threads", threads or None),
+            "seconds": ("--seconds", seconds),
+            "prompt": ("--prompt", prompt),
+        },
+        Conditions,
+        memory=memory,
+    )
     where = device_choice(device, "auto")
 
     from secateur.cli.console import Reporter

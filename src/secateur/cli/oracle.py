@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.choices import data_choice, device_choice, network_choice
-from secateur.cli.job_settings import CRITERIA, is_own_code
+from secateur.cli.job_settings import (
+    CRITERIA,
+    data_choice,
+    device_choice,
+    is_own_code,
+    network_choice,
+)
 from secateur.cli.processes import is_main, run_in_processes
 
 

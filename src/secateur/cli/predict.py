@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import options
-from secateur.cli.choices import device_choice, network_choice
+from secateur.cli.job_settings import device_choice, network_choice
 
 
 def predict(

@@ -30,7 +30,7 @@ class BatchCounter:
         self._generator = torch.Generator()
 
     def expect(self, examples: int) -> None:
-        """Start a batch of so many examples, some or none of which are in this process."""
+        """Set the global size of the next batch; this process may hold only part of it."""
         self._next(examples)
         self._expected = True
 

@@ -234,13 +234,7 @@ def _outputs(graph: ChannelGraph, branch: ResidualBranch, index: Tensor) -> list
 def _last_modules(
     value: Node, modules_of: Callable[[Node], Sequence[str]], between: Callable[[Node], bool]
 ) -> list[str]:
-    """Find the modules from whose outputs a value is computed without another module.
-
-    Args:
-        value: the operator that computes it.
-        modules_of: lists the paths of the modules that an operator runs in, among those that count.
-        between: whether an operator in none of them lies between the modules and the value.
-    """
+    """Find the modules from whose outputs a value is computed with operators ``between`` only."""
     found, pending, seen = dict[str, None](), [value], set[Node]()
     while pending:
         node = pending.pop()

@@ -123,7 +123,7 @@ class WeightGradientObserver(Observer):
         self._arrived.clear()
 
     def _whole(self) -> Tensor | None:
-        """Sum the products of the whole batch, of which every process has the mean over a part."""
+        """Sum weight times gradient over processes, weighted by their numbers of examples."""
         current = torch.zeros(self._network.layout.channels) if self._current is None else self._current
         part = self._batch if self._current is not None else 0
         weight = part if self._network.reduction == "mean" else 1

@@ -86,7 +86,7 @@ class DataSettings:
 
 
 def shorter_side(spec: InputSpec) -> int:
-    """Return the pixels of the shorter side of a decoded image, of which the network receives the center.
+    """Return the pixels of the shorter side of a decoded image, whose center the network receives.
 
     Photographs are cropped to seven eighths, as is usual since AlexNet; small images not at all.
 

@@ -39,7 +39,7 @@ from secateur.errors import UsageError
 from secateur.graph.cutting.tensors import copy_with
 from secateur.integrations.libraries import library
 from secateur.recipes import Callback, LatencyOptions, Recipe, Training
-from secateur.settings import Need, flatten, refuse_idle, with_parents
+from secateur.settings import Need, flatten, refuse_idle
 from secateur.training.distillation import Teacher
 from secateur.training.events import TrainingCallback, report_note
 from secateur.training.random_state import seeded
@@ -288,7 +288,7 @@ def idle_in_ultralytics() -> Iterator[Need]:
     for phase in ("between", "finetune"):
         for name in FitSettings.model_fields:
             if name not in ("epochs", "updates"):
-                yield Need(f"{phase}.{name}", True, "ultralytics trains the detector", remedy)
+                yield Need(f"{phase}.{name}", True, "on detectors that ultralytics trains", remedy)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -302,7 +302,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     usual = dict(flatten(Recipe().model_dump()))
     changed = [name for name, value in flatten(recipe.model_dump()) if usual.get(name) != value]
-    refuse_idle(idle_in_ultralytics(), with_parents(changed))
+    refuse_idle(idle_in_ultralytics(), changed)
 
 
 def _check_points(network: nn.Module, content: Mapping[str, Any], data: str | Path) -> None:

@@ -9,6 +9,6 @@ pt2
 from __future__ import annotations
 
 from secateur.export.check import FileCheck
-from secateur.export.run import FORMATS, WEIGHTS_AS, Description, Exported, export
+from secateur.export.run import WEIGHTS_AS, Description, Exported, export
 
-__all__ = ["FORMATS", "WEIGHTS_AS", "Description", "Exported", "FileCheck", "export"]
+__all__ = ["WEIGHTS_AS", "Description", "Exported", "FileCheck", "export"]

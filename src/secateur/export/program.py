@@ -70,7 +70,9 @@ class Exportable:
         with untouched(model, weights=False), torch.inference_mode():  # code may keep what it computes
             returned = [leaf for leaf in parts_of(model(*inputs)).leaves if leaf is not None]
         if not returned or not all(isinstance(leaf, Tensor) for leaf in returned):
-            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in returned if not _is_tensor(leaf)}))
+            kinds = ", ".join(
+                sorted({type(leaf).__name__ for leaf in returned if not isinstance(leaf, Tensor)})
+            )
             raise UsageError(
                 f"an exported network returns tensors, but this one returns {kinds or 'nothing'}"
             )
@@ -152,10 +154,6 @@ class _Named(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Run the network."""
         return self.network(**dict(zip(self.names, inputs, strict=True)), **self.rest)
-
-
-def _is_tensor(leaf: object) -> bool:
-    return isinstance(leaf, Tensor)
 
 
 def _names(count: int) -> tuple[str, ...]:

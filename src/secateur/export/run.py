@@ -17,7 +17,7 @@ from secateur.export.check import FileCheck, check_file
 from secateur.export.onnx import write_onnx
 from secateur.export.program import Exportable
 from secateur.export.pt2 import write_pt2
-from secateur.files import replacing
+from secateur.files import EXPORTED, replacing
 from secateur.graph.capture.program import ExampleInputs
 from secateur.models import InputSpec
 from secateur.network_cost import cost
@@ -28,11 +28,8 @@ Writer = Callable[[Path, Exportable, ExportMetadata, "Sequence[Tensor] | None"],
 WeightsAs = Literal["float32", "float16", "bfloat16", "int8"]
 WEIGHTS_AS: tuple[WeightsAs, ...] = ("float32", "float16", "bfloat16", "int8")
 
-_FORMATS: dict[str, tuple[str, Writer]] = {
-    "onnx": (".onnx", write_onnx),
-    "pt2": (".pt2", write_pt2),
-}
-FORMATS = tuple(_FORMATS)
+_WRITERS: dict[str, Writer] = {"onnx": write_onnx, "pt2": write_pt2}
+"""What writes each format, whose name is also the ending of its files."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,6 @@ def export(
     """
     path = Path(path)
     format = _format(path, format)  # noqa: A001
-    suffix, write = _FORMATS[format]
     batches = _calibration(weights_as, calibration)
     with untouched(model):
         exportable = Exportable.of(model, example_inputs)
@@ -150,8 +146,8 @@ def export(
     )
     given = (check_inputs,) if isinstance(check_inputs, Tensor) else check_inputs
     with untouched(model), _aside(path) as folder:
-        file = folder / f"network{suffix}"
-        write(file, exportable, metadata, batches)
+        file = folder / f"network.{format}"
+        _WRITERS[format](file, exportable, metadata, batches)
         check = check_file(open_exported(file, trusted=True), exportable, weights_as, given, said.images)
         if not check.ok:
             raise VerificationError(f"{path} was not written, since the file would be wrong: {check}")
@@ -162,15 +158,14 @@ def export(
 
 
 def _format(path: Path, wanted: str | None) -> str:
-    by_suffix = {suffix: name for name, (suffix, _) in _FORMATS.items()}
     if wanted is None:
-        if path.suffix not in by_suffix:
-            raise UsageError(f"{path}: end its name in {', '.join(by_suffix)}, or give the format")
-        return by_suffix[path.suffix]
-    if wanted not in _FORMATS:
-        raise UsageError(f"there is no format {wanted!r}: choose {', '.join(_FORMATS)}")
-    if path.suffix != _FORMATS[wanted][0]:
-        raise UsageError(f"{path}: files of {wanted} end in {_FORMATS[wanted][0]}")
+        if path.suffix not in EXPORTED:
+            raise UsageError(f"{path}: end its name in {', '.join(EXPORTED)}, or give the format")
+        return path.suffix[1:]
+    if wanted not in _WRITERS:
+        raise UsageError(f"there is no format {wanted!r}: choose {', '.join(_WRITERS)}")
+    if path.suffix != f".{wanted}":
+        raise UsageError(f"{path}: files of {wanted} end in .{wanted}")
     return wanted
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import module_paths, operator_name
-from secateur.graph.capture.operators import LIKE
+from secateur.graph.capture.operators import SHAPE_ONLY
 from secateur.graph.capture.program import Program, base_of, written_arguments
 
 _ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
@@ -23,9 +23,6 @@ _KEEP_SIGNS = ("aten.max_pool", "aten.avg_pool", "aten.adaptive_avg_pool", "aten
 """Operators that return no negative numbers if they read none."""
 
 _DROPOUT = "aten.dropout."
-
-_SHAPE_ONLY = LIKE | {"new_zeros", "new_ones", "new_empty"}
-"""Operators that read nothing of a tensor but its shape."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Dataflow:
             self.inputs[node] = tuple(dict.fromkeys(self._same[item] for item in node.all_input_nodes))
             self._same[node] = self.inputs[node][0] if _returns_what_it_reads(node) else node
             self._sources[node] = 0
-            reads = operator_name(node) not in _SHAPE_ONLY
+            reads = operator_name(node) not in SHAPE_ONLY
             for source in self.inputs[node]:
                 self._users[source].append(node)
                 if reads:

@@ -17,6 +17,7 @@ from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_paths
 from secateur.graph.capture.operators import channels_of_layer
 from secateur.graph.capture.program import Program, canonical_names
+from secateur.graph.fused_encoders import KEEPS_FUSED, nested_layers, unfused
 from secateur.graph.groups import distinct_name
 
 _MOST = 1 << 10
@@ -103,6 +104,7 @@ class ResidualBranch:
         stream: name of the operator that computes ``x`` in the evaluation-mode program.
         value: name of the operator that computes ``f(x)``.
         addition: name of the operator that adds them.
+        settings: attributes of other modules that change if the branch is removed: path, name and value.
         parent: name of the branch that this one is a part of, ``None`` if there is none.
         reason: why it cannot be removed, in words; ``None`` if it may be removed.
     """
@@ -116,6 +118,7 @@ class ResidualBranch:
     stream: str = field(repr=False)
     value: str = field(repr=False)
     addition: str = field(repr=False)
+    settings: tuple[tuple[str, str, int], ...] = field(repr=False)
     parent: str | None = None
     reason: str | None = None
 
@@ -195,9 +198,13 @@ def find_branches(
     parts = found[0]
     found[1:] = [_matching(parts, flow, other) for flow, other in zip(flows[1:], found[1:], strict=True)]
     tensors = _Tensors(model, flows[0])
+    nested = nested_layers(model, calls)
     branches = []
     for key, part in parts.items():
-        branch = _branch(part, flows[0], calls, tensors)
+        settings = unfused(model, part.paths)
+        branch = replace(_branch(part, flows[0], calls, tensors), settings=settings)
+        if any(layer in nested for layer, _, _ in settings):
+            branch = replace(branch, reason=branch.reason or KEEPS_FUSED)
         if any(key not in other for other in found[1:]):
             branch = replace(branch, reason=branch.reason or "in training mode, other modules compute it")
         branches.append(branch)
@@ -250,13 +257,7 @@ def _parts(flow: Dataflow) -> dict[_Key, _Part]:
 
 
 def _matching(parts: Mapping[_Key, _Part], flow: Dataflow, others: Mapping[_Key, _Part]) -> dict[_Key, _Part]:
-    """Select the branches of another program of which the same modules compute nothing else.
-
-    Args:
-        parts: the branches of the first program.
-        flow: the other program.
-        others: its branches.
-    """
+    """Select the other program's branches whose modules compute nothing else there either."""
     matching = {}
     for key, part in parts.items():
         if key not in others:
@@ -379,6 +380,7 @@ def _branch(
         stream=addition.stream.name,
         value=addition.value.name,
         addition=addition.node.name,
+        settings=(),
         reason=reason,
     )
 

@@ -44,13 +44,13 @@ class Keep:
 
 @dataclass(frozen=True)
 class AttributeValue:
-    """The value that an integer attribute of a module has after a cut.
+    """The value that an attribute of a module has after a cut.
 
     Attributes:
         module: path of the module.
         name: of the attribute, such as ``out_channels``.
         index: place in the attribute's value if that is a tuple, else ``None``.
-        value: the new size, a number of slots.
+        value: the new size, a number of slots; or a setting of a module that lost a residual branch.
 
     Example:
         >>> import torch
@@ -96,7 +96,7 @@ class ChannelGraph:
 
     @classmethod
     def whole(cls, wiring: Wiring) -> ChannelGraph:
-        """Make the graph of a network of which nothing has been cut."""
+        """Make the graph of a network before any cut."""
         return cls(wiring, tuple(np.arange(group.channels) for group in wiring.groups))
 
     # -- groups ----------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class ChannelGraph:
 
     @property
     def prunable(self) -> tuple[Group, ...]:
-        """List the groups of which channels may be removed."""
+        """List the groups whose channels may be removed."""
         return tuple(group for group in self.groups if group.prunable)
 
     @property
@@ -291,6 +291,13 @@ class ChannelGraph:
             new = len(item.labels) - int(after[item.labels].sum())
             if new != old:
                 changes.append(AttributeValue(item.module, item.name, item.index, new))
+        changes += [
+            AttributeValue(path, name, None, value)
+            for branch in self.wiring.branches
+            if branch.name in smaller.absent - self.absent
+            for path, name, value in branch.settings
+            if not smaller.is_replaced(path)
+        ]
         return tuple(dict.fromkeys(changes))
 
     @cached_property

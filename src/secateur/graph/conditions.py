@@ -64,7 +64,7 @@ def opposite(condition: Condition) -> Condition:
 
 
 def exclusive(condition: Condition) -> list[Case]:
-    """Split a condition into cases of which exactly one holds whenever the condition does.
+    """Split a condition into mutually exclusive cases.
 
     >>> cases = exclusive(either(all_present([0]), all_present([1])))
     >>> [sorted(case) for case in cases]

@@ -137,15 +137,7 @@ class _Costing:
     def _value(
         self, node: Node, found: Any, case: Case, item_size: int | None, broadcast: tuple[int, ...]
     ) -> list[int]:
-        """Declare the results of an operator.
-
-        Args:
-            node: the operator.
-            found: what is known of its results.
-            case: the branches that are present or absent where it counts.
-            item_size: size of its numbers, if it is not that of the results.
-            broadcast: dimensions of which one position is stored.
-        """
+        """Declare the results of an operator, which keep one position of each dimension in ``broadcast``."""
         results = node.meta.get("val")
         listed = results if isinstance(results, Sequence) else [results]
         indicators = [self._indicators[branch][there] for branch, there in sorted(case)]

@@ -58,7 +58,7 @@ def describe(graph: ChannelGraph) -> str:
 
 
 def _attentions(graph: ChannelGraph) -> list[str]:
-    """Say what is removed from attention, and what else could be, where there is a choice."""
+    """Return what is removed from attention, and what else could be, where there is a choice."""
     found: dict[str, list[str]] = {}
     for item in graph.attentions:
         if item.others:

@@ -1,4 +1,4 @@
-"""Define channel groups: which slots of which tensors must be removed together."""
+"""Define channel groups: the slots of several tensors that must be removed together."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Lifetimes:
 
     @cached_property
     def runs(self) -> list[Condition]:
-        """Find, per step, the condition under which it runs, or something in its place allocates memory."""
+        """Return, per step, the condition under which the step or its substitute allocates memory."""
         conditions = [all_present(self._of.get(node.name, ())) for node in self.nodes]
         for node, item in self._substitutes.items():
             if item.memory.alias is None:
@@ -166,13 +166,7 @@ class Lifetimes:
                 yield Alive(memory.sizes, step, step, rest)
 
     def _held(self, node: Node, step: int, chain: int) -> Condition:
-        """Find the condition that a result is still held at a step, by its name or as what was passed on.
-
-        Args:
-            node: the operator.
-            step: of the program.
-            chain: how many values that were passed on are followed.
-        """
+        """Find the condition that a result is still held at a step, itself or through ``chain`` operators."""
         cases = []
         for memory, case in self._memories[node]:
             cases += [both(case, use) for until, use in self._uses[memory] if until >= step]

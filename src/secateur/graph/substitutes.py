@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from types import NoneType
 from typing import Any
 
 import torch
@@ -92,10 +93,23 @@ def _within(result: Tensor, entry: tuple[int, int] | None) -> Any:
     return tuple(result if number == place else None for number in range(length))
 
 
-def _substitute(replacement: Replacement) -> nn.Module:
+def _substitute(replacement: Replacement, old: nn.Module) -> nn.Module:
+    """Make the module that takes the place of another.
+
+    It keeps settings such as ``norm.eps`` and ``attention.batch_first``, which code around it may read.
+    Its parameters are ``None``.
+    """
+    new: nn.Module
     if replacement.substitute is Substitute.PASS:
-        return PassThrough(replacement.argument, replacement.entry, replacement.copied)
-    return Zeros(replacement.argument, replacement.entry, replacement.single)
+        new = PassThrough(replacement.argument, replacement.entry, replacement.copied)
+    else:
+        new = Zeros(replacement.argument, replacement.entry, replacement.single)
+    for name, value in vars(old).items():
+        if name not in vars(new) and type(value) in (bool, int, float, str, NoneType):
+            setattr(new, name, value)
+    for name in old._parameters:
+        new.register_parameter(name, None)
+    return new
 
 
 def replacements_in(model: nn.Module) -> tuple[Replacement, ...]:
@@ -140,7 +154,7 @@ def substitutes(model: nn.Module, replacements: Iterable[Replacement]) -> dict[i
         if item.path not in modules:
             raise SurgeryError(f"the network has no module '{item.path}'")
         old = modules[item.path]
-        new[id(old)] = _substitute(item).train(old.training)
+        new[id(old)] = _substitute(item, old).train(old.training)
     return new
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.errors import TraceError, UsageError, closest
 from secateur.graph.branches import Operand, ResidualBranch, find_branches
+from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.obstacles import find_obstacle
 from secateur.graph.capture.program import (
     ExampleInputs,
@@ -31,6 +32,7 @@ from secateur.graph.checking.modes import changed_by_mode, derivable, in_trainin
 from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.fused_encoders import nested_layers, pair_heads
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.attention_units import (
@@ -124,11 +126,10 @@ def trace(
     example_inputs = copied_inputs(on_device_of(model, example_inputs))
     programs, observations, complete = _captured_programs(model, example_inputs)
     sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
-    branches, operands = find_branches(
-        model, programs, {} if observations[0] is None else observations[0].modules
-    )
+    calls = {} if observations[0] is None else observations[0].modules
+    branches, operands = find_branches(model, programs, calls)
     branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
-    captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands)
+    captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands, calls)
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
@@ -208,7 +209,7 @@ class _Propagated:
         return labels[reasons[components[labels]] < 0]
 
     def why_frozen(self, axes: Mapping[str, int]) -> str | None:
-        """Say why some operators left nothing free of a rectangle; ``None`` if all left something.
+        """Return why some operators left nothing free of a rectangle; ``None`` if all left something.
 
         Args:
             axes: the operators, each with the axis that it should leave free.
@@ -240,6 +241,7 @@ class _Captured:
         attention: what is removed from attention, as :func:`trace` takes it.
         branches: its residual branches.
         operands: for each program, where they are added; their slots count from zero.
+        calls: the calls of its modules in evaluation mode, by path.
     """
 
     model: nn.Module
@@ -250,6 +252,7 @@ class _Captured:
     attention: str | Mapping[str, str] | None
     branches: tuple[ResidualBranch, ...]
     operands: tuple[tuple[Operand, ...], ...]
+    calls: Mapping[str, Sequence[ModuleCall]]
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -350,7 +353,7 @@ class _Captured:
     def _attention_axes(self) -> UnitAxes:
         """Find the axes that each unit of attention leaves free, in a walk that leaves all of them open."""
         open_axes = OpenAxes()
-        slots = _frozen_slots(self.shapes, {})
+        slots = self._slots({})
         modules = dict(self.model.named_modules())
         for program, sizes in zip(self.programs, self.sizes, strict=True):
             propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
@@ -367,7 +370,7 @@ class _Captured:
         settled = {node: axis for path, unit in choice.items() for node, axis in units[path][unit].items()}
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
-            slots = _frozen_slots(self.shapes, self.left_alone)
+            slots = self._slots(self.left_alone)
             results = [
                 propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
                 for program, sizes in zip(self.programs, self.sizes, strict=True)
@@ -376,6 +379,15 @@ class _Captured:
             if not better:
                 return _Propagated(slots, results)
             axes |= better
+
+    def _slots(self, left_alone: Mapping[str, str]) -> SlotTable:
+        """Number the slots of all tensors, freeze those of some, and pair heads that cannot go alone."""
+        slots = SlotTable(self.shapes)
+        for name, reason in left_alone.items():
+            for dim in range(len(self.shapes[name])):
+                slots.freeze(slots.span(name, dim), reason, final=True)
+        pair_heads(self.model, nested_layers(self.model, self.calls), slots)
+        return slots
 
 
 def _refuse_frozen(graph: ChannelGraph, attention: str | Mapping[str, str] | None) -> None:
@@ -388,15 +400,6 @@ def _refuse_frozen(graph: ChannelGraph, attention: str | Mapping[str, str] | Non
         if item.module in asked and not any(group.prunable for group in groups):
             reason = groups[0].reason if groups else "it belongs to no layer"
             raise UsageError(f"attention: '{item.unit}' of '{item.module}' cannot be removed: {reason}")
-
-
-def _frozen_slots(shapes: Mapping[str, tuple[int, ...]], left_alone: Mapping[str, str]) -> SlotTable:
-    """Number the slots of all tensors and freeze those that the user wants left alone."""
-    slots = SlotTable(shapes)
-    for name, reason in left_alone.items():
-        for dim in range(len(shapes[name])):
-            slots.freeze(slots.span(name, dim), reason, final=True)
-    return slots
 
 
 def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) -> ResidualBranch:

@@ -1,4 +1,4 @@
-"""Say why parameters belong to no channel group."""
+"""Find why parameters belong to no channel group."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ungrouped(
 
 
 def _use(programs: Sequence[Program], name: str) -> str:
-    """Say what the forward pass does with a parameter that no rule gave channels to."""
+    """Return what the forward pass does with a parameter that no rule gave channels to."""
     users = [
         user
         for program in programs

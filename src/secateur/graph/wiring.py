@@ -41,7 +41,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What hangs together in a network, in the numbering of the network as it was traced.
+    """All results of tracing, indexed by the slots of the traced network.
 
     Attributes:
         evaluation: the evaluation-mode forward pass.

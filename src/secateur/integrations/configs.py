@@ -92,7 +92,7 @@ def _fitting(
 
 
 def _given(kind: Any, config: Any, before: Mapping[Dimension, int]) -> Any:
-    """Give settings that follow from others the numbers that they stand for, such as the size of heads."""
+    """Replace derived settings (``None``) by explicit numbers, such as ``head_dim``."""
     given = config
     for setting in _settings(config):
         if _get(config, setting) is not None:
@@ -292,7 +292,7 @@ def _values(
     before: Mapping[Dimension, int],
     wanted: Mapping[Dimension, int],
 ) -> Sequence[int | None]:
-    """List the values of a setting that would explain a dimension, those that explain most first."""
+    """Return candidate values of a setting, the one that matches most tensor dimensions first."""
     explained: dict[int | None, int] = {value: 0}
     for dimension, slope in slopes.items():
         if dimension not in wanted or wanted[dimension] == before[dimension]:
@@ -312,7 +312,7 @@ def _no_config(
     before: Mapping[Dimension, int],
     wanted: Mapping[Dimension, int],
 ) -> str:
-    """Say which widths no config describes, and what to do."""
+    """Return which widths no config describes, and what to do."""
     followed = {dimension for found in slopes.values() for dimension in found}
     loose = [
         dimension

@@ -13,7 +13,7 @@ from secateur.graph.substitutes import PassThrough, Zeros
 
 @dataclass(frozen=True)
 class Shortened:
-    """A list of layers, some of which are left out.
+    """A list of layers with some left out.
 
     Attributes:
         length: number of layers before.

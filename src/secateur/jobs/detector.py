@@ -90,10 +90,10 @@ class DetectorTask:
         instead = {"batch_size": "set detector.batch"}
         for name in DataChoice.model_fields:
             if name != "source":
-                remedy = instead.get(name, "choose a network of classes")
-                yield Need(f"data.{name}", True, "the network is a detector", remedy)
+                remedy = instead.get(name, "")
+                yield Need(f"data.{name}", True, "on detectors", remedy)
         for name in ("weight", "temperature", "divergence", "flip"):
-            reason = "a detector learns the raw outputs of the unpruned one"
+            reason = "on detectors, which learn the raw outputs of the unpruned one"
             yield Need(f"distillation.{name}", True, reason, "set distillation.outputs=1")
 
     def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
@@ -152,7 +152,7 @@ class TorchvisionTask(DetectorTask):
     def needs(self) -> Iterator[Need]:
         """List settings without an effect."""
         yield from super().needs()
-        reason, remedy = "ultralytics does not train the detector", "set finetune.epochs and the like"
+        reason, remedy = "on detectors that ultralytics does not train", "set finetune.epochs and the like"
         yield Need("detector.options", True, reason, remedy)
 
     def check(self, recipe: Recipe, device: torch.device) -> None:
@@ -184,7 +184,7 @@ class UltralyticsTask(DetectorTask):
         check_ultralytics(without_raw_outputs(self.network.model), self.source, self.settings)
 
     def read(self, folder: Path, context: RunContext) -> UltralyticsTask:
-        """Return the task with its data, of which ultralytics keeps records in the run folder."""
+        """Return the task with its data; ultralytics keeps records of them in the run folder."""
         raw, out = self.network.model, folder / ULTRALYTICS
         tools = prepare(
             raw, self.source, out, self.settings, _stopping(context), self.seed, training=self.trains

@@ -91,13 +91,4 @@ def latencies(
         Median milliseconds by name, and the conditions: quartiles, runs, threads, device, batch.
     """
     comparison = compare_latency(models, inputs, min_seconds=seconds)
-    measured = comparison.latencies
-    first = next(iter(measured.values()))
-    conditions = {
-        "device": first.device,
-        "threads": first.threads,
-        "batch": first.batch,
-        "runs": first.runs,
-        "quartiles_ms": {name: [item.low_ms, item.high_ms] for name, item in measured.items()},
-    }
-    return {name: item.median_ms for name, item in measured.items()}, conditions
+    return {name: item.median_ms for name, item in comparison.latencies.items()}, comparison.conditions()

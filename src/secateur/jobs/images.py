@@ -55,6 +55,7 @@ class ImageTask:
     def needs(self) -> Iterator[Need]:
         """List settings without an effect."""
         yield NOT_A_DETECTOR
+        yield Need("data.text", True, "on images")
 
     def read(self, folder: Path, context: RunContext) -> ImageTask:
         """Decode all images, and report how many there are."""
@@ -138,7 +139,7 @@ def to_choose_on(batches: B | None) -> B:
     return batches
 
 
-NOT_A_DETECTOR = Need("detector", True, "the network is no detector", "set data.batch_size and the like")
+NOT_A_DETECTOR = Need("detector", True, "on networks that are no detectors")
 """Settings of detectors, on other networks."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from secateur.errors import DataError, UsageError
@@ -13,6 +14,7 @@ from secateur.jobs.generation import measure_language
 from secateur.jobs.images import open_images
 from secateur.jobs.settings import Conditions, DataChoice, NetworkChoice
 from secateur.jobs.timing import timings
+from secateur.latency import Comparison, Latency
 from secateur.network_cost import cost
 from secateur.recipes import Callback
 from secateur.training.context import RunContext
@@ -108,15 +110,9 @@ def _first(times: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
 
 def _conditions(times: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the conditions of the first measurement, which are those of every network's ``latency_ms``."""
-    first = {row["candidate"]: row for row in reversed(times)}
-    one = times[0]
-    return {
-        "device": one["device"],
-        "threads": one["threads"],
-        "batch": one["batch"],
-        "runs": one["runs"],
-        "quartiles_ms": {row["name"]: [row["low_ms"], row["high_ms"]] for row in first.values()},
-    }
+    names = [item.name for item in fields(Latency)]
+    first = {row["name"]: Latency(**{name: row[name] for name in names}) for row in reversed(times)}
+    return Comparison(dict(reversed(first.items()))).conditions()
 
 
 def _judged(

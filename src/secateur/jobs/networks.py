@@ -242,7 +242,7 @@ def captured_network(network: Network) -> Network:
 
 
 def whole_network(model: nn.Module) -> nn.Module:
-    """Return the network of which :func:`captured_network` returned the part that can be captured.
+    """Return the whole network for the part that :func:`captured_network` returned.
 
     Args:
         model: any network; one that is no such part is returned as it is.

@@ -34,6 +34,7 @@ from secateur.recipes import (
     fingerprint,
     run_recipe,
 )
+from secateur.settings import refuse_idle
 from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
@@ -75,7 +76,7 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 def _task(job: PruneJob, device: torch.device) -> Task | None:
     """Open the data, if there is any, and check the settings for them."""
     if job.data is None:
-        job.refuse_idle([NOT_A_DETECTOR])
+        refuse_idle([NOT_A_DETECTOR], job.given)
         return None
     task = open_task(job.data, job.network, job.seed, detector=job.detector)
     if job.search is not None and not task.metric.is_share:
@@ -183,7 +184,7 @@ def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Bud
         "trained, and accuracy is not measured; fine-tune the result before use",
     )
     known, asked = fingerprint(network.model), job.recipe
-    given = {name: getattr(asked, name) for name in sorted(WITHOUT_DATA)}
+    given = {name: getattr(asked, name) for name in WITHOUT_DATA}
     recipe = Recipe.from_table({"preset": "one-shot", **given})
     training = Training(latency=LatencyOptions(inputs=network.timed(job)))
     context = replace(place.context, journal=Journal())  # one cut without training needs no resuming

@@ -30,7 +30,7 @@ STATE = "state"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "lightning-fabric", "scikit-learn")
 """Packages whose versions can change results."""
 
-_NOT_SETTINGS = {"overwrite", "resume", "command_line", "given"}
+_NOT_SETTINGS = {"overwrite", "resume", "command_line"}
 _MAY_DIFFER = {"version", "tensorboard", "device.devices", "device.nodes"}
 
 

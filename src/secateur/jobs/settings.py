@@ -6,7 +6,7 @@ Nothing here imports PyTorch, so that wrong settings are reported at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,22 +16,21 @@ from secateur.budget import Budget
 from secateur.detection.labels import is_labelled_folder
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import closest_or_all
+from secateur.files import EXPORTED
 from secateur.language.documents import SUFFIXES, is_text_folder
 from secateur.language.settings import TextSettings
 from secateur.recipes import Recipe
-from secateur.settings import Need, Settings, refuse_idle, with_parents
+from secateur.settings import Need, Settings
 from secateur.training.settings import DeviceSettings, FitSettings
 
 DATA_FREE = "magnitude"
 """The criterion where there is no data, only weights."""
 
-WITHOUT_DATA = frozenset(
-    ("criterion", "normalize", "allocation", "attention", "widths", "cost_regularization", "filters_only")
+WITHOUT_DATA = (
+    *("criterion", "normalize", "allocation", "attention"),
+    *("widths", "cost_regularization", "filters_only"),
 )
 """Settings of a recipe that have an effect without data: one cut is made, and nothing is trained."""
-
-EXPORTED = (".onnx", ".pt2")
-"""Endings of the names of exported files."""
 
 
 class DataChoice(Settings):
@@ -75,6 +74,16 @@ class DataChoice(Settings):
     def has_boxes(self) -> bool:
         """Return whether these are images with labelled boxes: a ``data.yaml``, or VOC or COCO labels."""
         return self.source.endswith((".yaml", ".yml")) or is_labelled_folder(self.source)
+
+
+class Data(Settings):
+    """Choose data alone, for commands that have no other settings.
+
+    Attributes:
+        data: images or text.
+    """
+
+    data: DataChoice
 
 
 def is_text(source: str) -> bool:
@@ -251,8 +260,8 @@ class Job(Settings):
         latency_seconds: time spent on measuring each network.
         tensorboard: write ``tensorboard/`` in the run folder too, with accuracy and costs as curves.
         command_line: the command line that the job came from, if it came from one, for the record.
-        given: dotted paths of the settings that the user gave there; those of them without an effect are
-            refused.
+        given: dotted paths of the settings that the user gave, those of a recipe without ``recipe.``, for
+            which having no effect is a mistake, unlike for those of a file. It is not recorded.
     """
 
     network: NetworkChoice
@@ -266,7 +275,7 @@ class Job(Settings):
     latency_seconds: float = Field(default=1.0, ge=0)
     tensorboard: bool = False
     command_line: str | None = None
-    given: tuple[str, ...] = ()
+    given: frozenset[str] = Field(default=frozenset(), exclude=True)
 
     @model_validator(mode="after")
     def _in_one_process(self) -> Self:
@@ -276,16 +285,9 @@ class Job(Settings):
             raise ValueError("device.devices: work on a detector is not shared; leave devices and nodes out")
         return self
 
-    def refuse_idle(self, needs: Iterable[Need]) -> None:
-        """Refuse settings that the user gave and that have no effect.
-
-        Args:
-            needs: settings that need something else.
-
-        Raises:
-            UsageError: at least one has no effect.
-        """
-        refuse_idle(needs, with_parents(self.given))
+    def needs(self) -> Iterator[Need]:
+        """List settings that have no effect in this job, other than those that its recipe lists."""
+        yield from ()
 
 
 def _images_by_class(data: DataChoice) -> DataChoice:
@@ -317,6 +319,10 @@ class TrainJob(Job):
     data: Annotated[DataChoice, AfterValidator(_images_by_class)]
     fit: FitSettings = FitSettings()
 
+    def needs(self) -> Iterator[Need]:
+        """List settings of the training that need another one."""
+        yield from self.fit.needs("fit")
+
 
 class FrontierJob(Job):
     """Compute the trade-off between cost and accuracy of a network.
@@ -336,6 +342,17 @@ class FrontierJob(Job):
     recipe: Recipe = Recipe()
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
     detector: DetectorSettings = DetectorSettings()
+
+    def needs(self) -> Iterator[Need]:
+        """List settings that a frontier does not have, since it cuts once and trains nothing."""
+        for name in ("steps", "channels_per_step"):
+            yield Need(name, True, "on a frontier, whose points are made in one cut")
+        yield Need(
+            "reconstruct", not self.recipe.reconstruct, "on a frontier, whose points are reconstructed"
+        )
+        untrained = "on a frontier, which trains nothing"
+        yield from self.recipe.training_needs(untrained)
+        yield Need("data.mixup", bool(self.data.mixup), untrained)
 
 
 def _can_be_limited(quantity: str) -> str:
@@ -377,14 +394,25 @@ class PruneJob(Job):
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
     detector: DetectorSettings = DetectorSettings()
 
+    def needs(self) -> Iterator[Need]:
+        """List settings of the recipe that need data."""
+        if self.data is not None:
+            return
+        reason = "without --data", "give --data"
+        training = list(self.recipe.training_needs(*reason))
+        yield from training
+        trained = {need.path.partition(".")[0] for need in training}
+        for name in sorted(set(Recipe.model_fields) - set(WITHOUT_DATA) - trained):
+            yield Need(name, True, *reason)
+
     @model_validator(mode="after")
     def _one_goal(self) -> PruneJob:
         if (self.budget is None) == (self.search is None):
             raise ValueError("give a budget (what may remain) or a search (what may be lost), not both")
         if self.search is not None and self.resume:
             raise ValueError(
-                "a search cannot be resumed; start another one with --measured and this run, whose curves "
-                "serve again"
+                "--resume cannot be combined with --max-drop; start a new run with --measured RUN to "
+                "reuse the width curves of this one"
             )
         if self.data is None and (self.search is not None or self.measured is not None):
             raise ValueError("--max-drop and --measured need data; give --data")

@@ -19,7 +19,7 @@ from secateur.jobs.networks import Network, inputs_of
 from secateur.jobs.settings import DataChoice, FrontierJob, NetworkChoice, PruneJob, takes_boxes
 from secateur.jobs.text import TextTask
 from secateur.recipes import Recipe, RecipeContext, Training
-from secateur.settings import Need
+from secateur.settings import Need, refuse_idle
 from secateur.training.context import RunContext
 from secateur.training.evaluate import Batches, Evaluation
 from secateur.training.metrics import MetricKind
@@ -147,7 +147,7 @@ def check_task(task: Task, job: PruneJob | FrontierJob, device: torch.device) ->
     Raises:
         UsageError: there is one.
     """
-    job.refuse_idle(task.needs())
+    refuse_idle(task.needs(), job.given)
     task.check(job.recipe, device)
 
 

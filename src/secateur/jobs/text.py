@@ -57,8 +57,6 @@ class TextTask:
             DataError: the text cannot be used.
             UsageError: there is no tokenizer.
         """
-        if choice.mixup:
-            raise UsageError("data.mixup: no effect on text; leave it out")
         tokenizer = open_tokenizer(choice.text.tokenizer or tokenizer_folder(network))
         data = open_text(
             choice.source,
@@ -96,6 +94,10 @@ class TextTask:
     def needs(self) -> Iterator[Need]:
         """List settings without an effect."""
         yield NOT_A_DETECTOR
+        for path in ("data.mixup", "data.strict"):
+            yield Need(path, True, "on text")
+        for phase in ("fit", "between", "finetune"):
+            yield Need(f"{phase}.label_smoothing", True, "on language models")
 
     def read(self, folder: Path, context: RunContext) -> TextTask:
         """Report how much text there is, and how it is used."""
@@ -113,19 +115,13 @@ class TextTask:
         return self
 
     def check(self, recipe: Recipe, device: torch.device) -> None:
-        """Refuse settings of training that have no effect on text.
+        """Refuse mirror images.
 
         Raises:
-            UsageError: there is one.
+            UsageError: the teacher is to see them.
         """
-        idle = {
-            "between.label_smoothing": recipe.between.label_smoothing,
-            "finetune.label_smoothing": recipe.finetune.label_smoothing,
-            "distillation.flip": recipe.distillation.flip,
-        }
-        for name, value in idle.items():
-            if value:
-                raise UsageError(f"{name}: no effect on language models; leave it out")
+        if recipe.distillation.weight and recipe.distillation.flip:
+            raise UsageError("distillation.flip: no effect on language models; leave distillation.flip out")
 
     def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
         """Collect shuffled blocks, which are not augmented, and those that are held out, if any are."""

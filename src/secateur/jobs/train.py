@@ -14,6 +14,7 @@ from secateur.jobs.task import open_task
 from secateur.jobs.workplace import open_workplace
 from secateur.network_cost import cost
 from secateur.recipes import Callback
+from secateur.settings import refuse_idle
 from secateur.training.context import RunContext, launch
 from secateur.training.events import report_note
 from secateur.training.loop import FitOptions, fit
@@ -39,6 +40,7 @@ def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
     refuse_ultralytics(job.network, "train(data=...)")
     task = open_task(job.data, job.network, job.seed)
+    refuse_idle(task.needs(), job.given)
     with open_workplace("train", job, context, callbacks) as place:
         network = task.open(job.network)
         report_note(place.callbacks, origin(network))

@@ -205,10 +205,8 @@ def _journal(job: Job, run: RunFolder, ranks: Ranks) -> Journal:
     if ranks.is_main and not job.resume:
         file.unlink(missing_ok=True)
     ranks.barrier()  # until the folder is ready
-    if ranks.is_main:
-        journal = Journal(file, lambda: {"metrics": run.logged})
-    else:
-        journal = Journal.of_another(file if job.resume else None)
+    is_read = ranks.is_main or job.resume
+    journal = Journal(file if is_read else None, lambda: {"metrics": run.logged}, writes=ranks.is_main)
     found = ranks.all_gather(journal.parts)
     if any(parts != found[0] for parts in found):
         raise UsageError(f"{run.path} is not the same folder for all processes; put it on a shared disk")

@@ -251,17 +251,8 @@ def _calibration_runs(
     """Measure the network at several widths.
 
     Each runs alternately with the full network, as a pruned network does later. If more networks alternated,
-    they would displace each other's weights from the caches.
-
-    Args:
-        names: under which the times are kept, one per plan.
-        plans: what is left of the network in each run; all of it in the first.
-        compare: measures the network that a plan leaves, ``"narrow"``, alternately with ``"full"``.
-        timings: known times; new ones are added.
-        conditions: under which the times hold.
-
-    Returns:
-        Milliseconds of each, shape ``(runs,)``.
+    they would displace each other's weights from the caches. The first plan leaves all of the network;
+    ``compare`` measures ``"narrow"`` alternately with ``"full"``. Returns milliseconds, shape ``(runs,)``.
     """
     for name, plan in zip(names, plans, strict=True):
         if timings.get(conditions, name) is None:

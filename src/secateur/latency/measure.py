@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,17 @@ class Comparison:
         """Return whether the difference to the reference is smaller than the larger spread of the two."""
         one, other = self.latencies[self.reference], self.latencies[name]
         return abs(one.median_ms - other.median_ms) < max(one.spread_ms, other.spread_ms)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the conditions of the reference, and the quartiles of all, as plain values."""
+        one = self.latencies[self.reference]
+        return {
+            "device": one.device,
+            "threads": one.threads,
+            "batch": one.batch,
+            "runs": one.runs,
+            "quartiles_ms": {name: [item.low_ms, item.high_ms] for name, item in self.latencies.items()},
+        }
 
     def __str__(self) -> str:
         width = max(map(len, self.latencies))

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from secateur.budget import Allocation, Widths
 from secateur.errors import UsageError
-from secateur.settings import Need, Settings, SettingsError, merged, mistakes, refuse_idle
+from secateur.settings import Need, Settings, SettingsError, flatten, merged, mistakes, refuse_idle
 from secateur.training.settings import FitSettings
 
 
@@ -153,8 +153,8 @@ class Recipe(Settings):
         """
         if not changes:
             return self
-        recipe = self._with(changes)
-        refuse_idle(recipe._needs(), set(_paths(changes)))
+        recipe = self.with_changes(changes)
+        refuse_idle(recipe.needs(), [path for path, _ in flatten(changes)])
         return recipe
 
     @classmethod
@@ -172,9 +172,19 @@ class Recipe(Settings):
         5
         """
         changes = {name: value for name, value in table.items() if name != "preset"}
-        return cls.preset(table.get("preset", "default"))._with(changes)
+        return cls.preset(table.get("preset", "default")).with_changes(changes)
 
-    def _with(self, changes: Mapping[str, Any]) -> Recipe:
+    @property
+    def several_cuts(self) -> bool:
+        """Return whether there may be more than one cut."""
+        return self.steps > 1 or self.channels_per_step is not None
+
+    @property
+    def trains(self) -> bool:
+        """Return whether there is any training."""
+        return self.finetune.trains or (self.several_cuts and self.between.trains)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """Return this recipe with some settings changed, whether or not that has an effect."""
         try:
             return type(self).model_validate(merged(self, _with_alternatives(changes)))
@@ -216,32 +226,49 @@ class Recipe(Settings):
                 )
         return self
 
-    def _needs(self) -> Iterator[Need]:
+    def untrained(self) -> Recipe:
+        """Return this recipe without training: with reconstruction, and one cut unless it counts channels."""
+        still = {"epochs": 0, "updates": None}
+        once = {"steps": 1} if self.channels_per_step is None else {}
+        return self.with_changes({**once, "reconstruct": True, "between": still, "finetune": still})
+
+    def training_needs(self, reason: str, remedy: str = "") -> Iterator[Need]:
+        """List the settings of training, for where nothing is trained; those that are off agree with that.
+
+        Args:
+            reason: why nothing is trained, as for :class:`secateur.settings.Need`.
+            remedy: what to do about it, if anything.
+        """
+        phases = self.model_dump(include={"between", "finetune", "distillation"})
+        for path, value in flatten(phases):
+            yield Need(path, bool(value), reason, remedy)
+
+    def needs(self) -> Iterator[Need]:
         """List settings that need another one."""
         untaught = self.distillation.weight == 0
-        teach = ("distillation.weight is 0", "set distillation.weight to 0.9")
+        teach = ("while distillation.weight is 0", "set distillation.weight to 0.9")
         yield Need("distillation.temperature", untaught, *teach)
         yield Need("distillation.divergence", untaught, *teach)
         yield Need("distillation.flip", untaught and self.distillation.flip, *teach)
-        fit = "reconstruct is false", "set reconstruct to true"
+        fit = "while reconstruct is false", "set reconstruct to true"
         yield Need("reconstruct_batches", not self.reconstruct, *fit)
         yield Need("reconstruct_ridge", not self.reconstruct and self.allocation != "curves", *fit)
-        by_curves = f"allocation is {self.allocation!r}", "set allocation to 'curves'"
+        by_curves = f"while allocation is {self.allocation!r}", "set allocation to 'curves'"
         yield Need("curve_batches", self.allocation != "curves", *by_curves)
         yield Need("normalize", self.allocation == "curves", by_curves[0], "set allocation to 'global'")
-        depth = f"widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
+        depth = f"while widths.depth is {self.widths.depth!r}", "set widths.depth to 'off'"
         yield Need("normalize", self.widths.depth != "off", *depth)
         uncounted = self.cost_regularization.quantity is None
-        no_quantity = "there is no quantity", "set cost_regularization.quantity"
+        no_quantity = "while there is no quantity", "set cost_regularization.quantity"
         yield Need("cost_regularization.rate", uncounted, *no_quantity)
         yield from self.between.needs("between")
         once = self.steps == 1 and self.channels_per_step is None
-        one_cut = "there is one cut", "set steps above 1 or channels_per_step"
+        one_cut = "while there is one cut", "set steps above 1 or channels_per_step"
         for setting in FitSettings.model_fields:
             used = getattr(self.between, setting) if setting in ("epochs", "updates") else self.between.trains
             yield Need(f"between.{setting}", once and bool(used), *one_cut)
         for setting in ("keep_best", "patience"):
-            reason = "networks are compared after the last cut only"
+            reason = "while networks are compared after the last cut only"
             yield Need(f"between.{setting}", True, reason, f"set finetune.{setting}")
         yield from self.finetune.needs("finetune")
 
@@ -265,14 +292,6 @@ def _with_alternatives(changes: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(regularization, Mapping) and regularization.get("quantity") is not None:
         changes.setdefault("allocation", "global")
     return changes
-
-
-def _paths(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """List the dotted paths of changes."""
-    for name, value in changes.items():
-        yield prefix + name
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{name}.")
 
 
 _PLAIN = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from secateur.budget import Budget, Widths, plan_within
-from secateur.budget.limits import CostEvaluator, amount_of
+from secateur.budget.choice_space import ChoiceSpace
+from secateur.budget.feasible import feasible_within
+from secateur.budget.limits import CostEvaluator, Limits, amount_of
 from secateur.criteria import Scores, regularize_scores
 from secateur.graph import ChannelGraph, Group, Role
 from secateur.latency import LatencyModel
@@ -72,8 +72,10 @@ class PruningSchedule:
         Raises:
             BudgetError: the budget cannot be met.
         """
-        start = CostEvaluator(graph, {}, latency).original
-        goal = budget.amounts(graph, latency)
+        start = CostEvaluator(ChoiceSpace.of(graph), {}, latency).original
+        once = recipe.steps == 1 and recipe.channels_per_step is None and not recipe.filters_only
+        limits = budget.limits(graph, latency, uniform=once and recipe.allocation == "uniform")
+        goal = dict(limits.amounts)
         if recipe.filters_only:
             others = [group for group in graph.prunable if not _is_filters(group, graph)]
             widths = widths.changed(ignore=(*widths.ignore, *(group.name for group in others)))
@@ -81,18 +83,8 @@ class PruningSchedule:
                 # The share or amount refers to filters; the other channels are added.
                 rest = sum(group.channels for group in others)
                 goal["channels"] = rest + amount_of(budget.channels, start["channels"] - rest)
-        share = None
-        once = recipe.steps == 1 and recipe.channels_per_step is None and not recipe.filters_only
-        if once and recipe.allocation == "uniform" and isinstance(budget.channels, float):
-            share = budget.channels  # of each group, as in make_plan
-            del goal["channels"]
-        equal = Scores(
-            "equal",
-            {group.name: torch.ones(group.channels) for group in graph.prunable},
-            branches={branch.name: 1.0 for branch in graph.branches},
-        )
-        plan_within(graph, equal, goal, widths=widths, latency=latency)
-        return cls(start, goal, recipe, widths, latency, share)
+        feasible_within(graph, goal, widths, latency)  # or a BudgetError
+        return cls(start, goal, recipe, widths, latency, limits.share)
 
     @property
     def steps(self) -> int | None:
@@ -123,7 +115,7 @@ class PruningSchedule:
         return ScheduledStep(self.plan(graph, ranking, {"channels": left}), last=False)
 
     def step_limits(self, progress: float) -> dict[str, int]:
-        """Compute what may remain after part of the steps, each of which leaves the same share.
+        """Compute what may remain after part of the steps; each step leaves the same share.
 
         Args:
             progress: share of the steps that are done.
@@ -148,12 +140,11 @@ class PruningSchedule:
         return plan_within(
             graph,
             ranking,
-            limits,
+            Limits(limits, self.share),
             widths=self.widths,
             allocation=self.recipe.allocation,
             normalize=normalize,
             latency=self.latency,
-            share=self.share,
         )
 
 

@@ -26,6 +26,7 @@ class RecipeState:
     """The progress of a recipe.
 
     Attributes:
+        graph: of the network after the cuts so far.
         cuts: made so far.
         fits: phases of fine-tuning that are finished.
         step: number of the last step; a step that was reached before makes no cut.
@@ -34,6 +35,7 @@ class RecipeState:
         scores: collected during that fine-tuning, for the next cut.
     """
 
+    graph: ChannelGraph
     cuts: list[Cut] = field(default_factory=list)
     fits: list[FitState] = field(default_factory=list)
     step: int = 0
@@ -61,34 +63,33 @@ class RecipeState:
             "scores": None if self.scores is None else self.scores.to_dict(),
         }
 
+    @classmethod
+    def repeated(cls, data: Mapping[str, Any], model: nn.Module, graph: ChannelGraph) -> RecipeState:
+        """Repeat the cuts of an interrupted recipe.
 
-def load_state(
-    data: Mapping[str, Any], model: nn.Module, graph: ChannelGraph
-) -> tuple[RecipeState, ChannelGraph]:
-    """Repeat the cuts of an interrupted recipe.
+        Args:
+            data: what :meth:`to_dict` returned.
+            model: the network before the first cut; cut in place. Its weights remain those of the
+                whole network.
+            graph: its channel graph.
 
-    Args:
-        data: what :meth:`RecipeState.to_dict` returned.
-        model: the network before the first cut; cut in place. Its weights remain those of the
-            whole network.
-        graph: its channel graph.
-
-    Returns:
-        The state, and the graph of the present network.
-    """
-    cuts = []
-    for entry in data["cuts"]:
-        keep = {name: tuple(kept) for name, kept in entry["keep"].items()}
-        plan = PruningPlan(graph, keep, tuple(entry["without"]))
-        apply_plan(model, plan, inplace=True)
-        graph = graph.after(plan)
-        cuts.append(Cut(entry["number"], entry["of"], plan, Verification.from_dict(entry["verification"])))
-    state = RecipeState(
-        cuts=cuts,
-        fits=[FitState(history=[EpochDone(**done) for done in history]) for history in data["fits"]],
-        step=data["step"],
-        last=data["last"],
-        tuned=data["tuned"],
-        scores=None if data["scores"] is None else Scores.from_dict(data["scores"]),
-    )
-    return state, graph
+        Returns:
+            The state, with the graph of the present network.
+        """
+        cuts = []
+        for entry in data["cuts"]:
+            keep = {name: tuple(kept) for name, kept in entry["keep"].items()}
+            plan = PruningPlan(graph, keep, tuple(entry["without"]))
+            apply_plan(model, plan, inplace=True)
+            graph = graph.after(plan)
+            verification = Verification.from_dict(entry["verification"])
+            cuts.append(Cut(entry["number"], entry["of"], plan, verification))
+        return cls(
+            graph=graph,
+            cuts=cuts,
+            fits=[FitState(history=[EpochDone(**done) for done in history]) for history in data["fits"]],
+            step=data["step"],
+            last=data["last"],
+            tuned=data["tuned"],
+            scores=None if data["scores"] is None else Scores.from_dict(data["scores"]),
+        )

@@ -23,9 +23,8 @@ from secateur.recipes.latency_tuner import LatencyOptions
 from secateur.recipes.measured import Measured, fingerprint
 from secateur.recipes.recipe import Recipe
 from secateur.recipes.runner import left_alone, run_recipe
-from secateur.training.evaluate import Batches, Evaluation, evaluate, evaluate_by
+from secateur.training.evaluate import Batches, Evaluation, validate
 from secateur.training.events import report_note, report_progress
-from secateur.training.losses import evaluation_loss
 from secateur.verification import Verification
 
 Axis = Literal["macs", "params", "latency"]
@@ -156,7 +155,7 @@ def frontier(
         points: number of budgets, at equal distances from 90% of the quantity down to 10%, or to the least
             that can be reached.
         recipe: how scores, plans and cuts are made; its training is left out. The default recipe if not
-            given.
+            given. With ``attention="auto"``, whole heads are removed where they can be.
         callbacks: receive reports while it runs.
 
     Returns:
@@ -204,10 +203,11 @@ def run_frontier(
         context: device, callbacks, and measurements if there are any.
         loss_fn: as for :func:`frontier`.
     """
-    criterion = resolve(recipe.criterion)
+    criterion, untrained = resolve(recipe.criterion), recipe.untrained().with_changes({"steps": 1})
     report_progress(context.callbacks, "tracing", 0, 1)
     modules, widths = left_alone(model, recipe.widths)
-    graph = trace(model, example_inputs, ignore=modules)
+    unit = None if recipe.attention == "auto" else recipe.attention
+    graph = trace(model, example_inputs, ignore=modules, attention=unit)
     report_progress(context.callbacks, "tracing", 1, 1)
     table = None
     if by == "latency" or widths.multiple_of == "auto":
@@ -227,7 +227,7 @@ def run_frontier(
                 copy_with(model, {}),
                 example_inputs,
                 Budget(**{by: share}),
-                untrained(recipe),
+                untrained,
                 training,
                 replace(context, measured=measured),
                 criterion=criterion,
@@ -247,12 +247,6 @@ def run_frontier(
     return Frontier(
         by, _evaluated(model, training, loss_fn, context), graph.cost(), tuple(found), measured, time
     )
-
-
-def untrained(recipe: Recipe) -> Recipe:
-    """Return a recipe without training: one cut, and reconstruction."""
-    still = {"epochs": 0, "updates": None}
-    return recipe.changed({"steps": 1, "reconstruct": True, "between": still, "finetune": still})
 
 
 def shares(points: int, least: float) -> Iterator[float]:
@@ -281,9 +275,5 @@ def shares(points: int, least: float) -> Iterator[float]:
 def _evaluated(
     model: nn.Module, training: Training, loss_fn: LossFunction | None, context: RecipeContext
 ) -> Evaluation:
-    if training.metric is not None:
-        return evaluate_by(training.metric, model)
     batches = training.batches if training.validation is None else training.validation
-    if batches is None:
-        raise UsageError("there is nothing to evaluate on: pass Training(validation=...) or a metric")
-    return evaluate(model, batches, loss_fn=evaluation_loss(loss_fn), context=context, task="validating")
+    return validate(model, batches, training.metric, loss_fn, context)

@@ -29,6 +29,7 @@ from secateur.graph.groups import IntArray
 from secateur.graph.labels import BoolArray, Labels, Value
 from secateur.graph.wiring import Wiring
 from secateur.recovery.chunks import Chunk, chunks_of, count_examples, gather
+from secateur.recovery.consumers import Consumer, find_consumers
 
 _CHUNK = 64  # examples that run at once: enough to keep the device busy, and little memory
 _CHUNK_TOKENS = 512  # of texts that run at once, where the scores of each token are large
@@ -60,6 +61,11 @@ class CapturedForward:
         """Return the captured program."""
         return self.wiring.program
 
+    @cached_property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Find the layers that can be refitted, in the order of their steps."""
+        return tuple(find_consumers(self.wiring))
+
     @property
     def examples(self) -> int:
         """Return the number of examples."""
@@ -72,7 +78,7 @@ class CapturedForward:
 
     @property
     def scored_tokens(self) -> int:
-        """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+        """Count the tokens of an example, if the first output scores the whole vocabulary for each of them.
 
         Returns:
             The number of tokens; 0 if the first output is something else.
@@ -228,14 +234,10 @@ def _first_output(program: Program, batch: int) -> Tensor | None:
 
 
 def _scored_tokens(program: Program, batch: int) -> int:
-    """Count the tokens of an example for each of which the first output scores the whole vocabulary.
+    """Count the tokens of an example, if the first output scores the whole vocabulary for each of them.
 
     The vocabulary is known from an embedding that is indexed with equally many tokens, and has as many rows
     as there are scores.
-
-    Args:
-        program: the captured forward pass.
-        batch: number of examples that it was captured for.
     """
     scores = _first_output(program, batch)
     if scores is None or scores.dim() != 3:
@@ -249,12 +251,7 @@ def _scored_tokens(program: Program, batch: int) -> int:
 
 
 def _chunk_size(graph: ChannelGraph, leaves: Sequence[Any]) -> int:
-    """Choose how many examples run at once.
-
-    Args:
-        graph: of the network.
-        leaves: the arguments for all examples.
-    """
+    """Choose how many examples run at once."""
     traced, examples = graph.wiring.program, count_examples(leaves)
     size = min(_CHUNK, examples, max(1, _CHUNK_BYTES // _bytes_per_example(graph)))
     if not _scored_tokens(traced, traced.batch):
@@ -289,11 +286,6 @@ def _steps_of(graph: ChannelGraph, program: Program, size: int) -> dict[str, str
     """Find the step of a program for each step of the traced one that it still has, by name.
 
     Steps of removed residual branches are left out, and so are those that took their place.
-
-    Args:
-        graph: of the present network.
-        program: its program.
-        size: number of examples that it was captured for.
 
     Raises:
         UsageError: the program runs other operators.
@@ -338,13 +330,7 @@ def _steps(program: Program) -> list[Node]:
 
 
 def _without_removed(graph: ChannelGraph, program: Program, steps: Mapping[str, str]) -> Wiring:
-    """Create the wiring of another program, and labels without the channels that were cut before.
-
-    Args:
-        graph: of the present network.
-        program: its program.
-        steps: the step of the program for each step of the traced one that it still has.
-    """
+    """Create the wiring of another program, and labels without the channels that were cut before."""
     gone = graph.removed
 
     def left(labels: IntArray) -> IntArray:

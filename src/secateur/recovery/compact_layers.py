@@ -68,14 +68,7 @@ class CompactInterpreter(MaskedInterpreter):
 def _kept_positions(
     node: Node, outputs: np.ndarray[Any, np.dtype[np.bool_]], reads: Sequence[Read], removed: BoolArray
 ) -> tuple[Tensor, Tensor] | None:
-    """Find the kept positions of a layer's outputs and inputs; ``None`` if the layer runs completely.
-
-    Args:
-        node: the layer's step.
-        outputs: whether each output is kept.
-        reads: the reads of masked channels at this step.
-        removed: per slot, whether its channel is masked.
-    """
+    """Find the kept positions of a layer's outputs and inputs; ``None`` if the layer runs completely."""
     if node.kwargs or any(read.argument for read in reads) or named_arguments(node).get("groups", 1) != 1:
         return None
     rows, columns = (int(size) for size in node.args[1].meta["val"].shape[:2])  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from the first step that reads a cut channel, with the values of the whole netwo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,10 +28,10 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
 from secateur.plan import PruningPlan
 from secateur.precision import full_precision
-from secateur.ranks import Ranks
 from secateur.recovery.captured_forward import CapturedForward, capture_forward, removed_without
-from secateur.recovery.consumers import Consumer, find_consumers
-from secateur.recovery.partial_forward import PartialForward, removed_when_kept, with_channels_innermost
+from secateur.recovery.consumers import Consumer
+from secateur.recovery.masked_units import MaskedUnits
+from secateur.recovery.partial_forward import PartialForward, removed_when_kept
 from secateur.recovery.reconstruction import LeastSquares, next_consumers, refit
 from secateur.responses import Moments, blocks, fit_restricted, fit_rows_restricted, positions, rows_to_take
 from secateur.untouched import untouched
@@ -46,7 +46,6 @@ ENOUGH_TOKENS = 1024
 
 _LEAST_EXAMPLES = 2
 _AT_ONCE = 1 << 22  # scores that are converted to float64 at once
-_UNREAD = "nothing in the forward pass reads its channels"
 
 CurveProgress = Callable[[WidthCurves, int], None]
 """Called after each group with the curves so far and their final number."""
@@ -143,84 +142,70 @@ def width_curves(
         ((2, 4, 8), 0.0, True)
     """
     fitting, measuring = _captured(model, graph, batches, options)
-    tensors: Mapping[str, Tensor] = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    original = tensors
-    measuring, tensors = with_channels_innermost(measuring, tensors)
-    expected = PartialForward(measuring, graph.removed, tensors).outputs()
+    original = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    units = MaskedUnits.of(graph, measuring, original, across_ranks)
+    tensors = units.tensors
+    expected = units.whole().outputs()
     divergence: Divergence = options.divergence or _divergence_of(measuring)
     same = resume is not None and resume.divergence == divergence
     known = resume if resume is not None and same else WidthCurves({}, divergence)
-    starts = {
-        group.name: measuring.first_affected_step(removed_when_kept(graph, group, ()))
-        for group in graph.prunable
-        if group.name in scores
+    starts, unread = units.first_steps(group for group in graph.prunable if group.name in scores)
+    unmeasured = (dict(scores.unscored) if isinstance(scores, Scores) else {}) | unread
+    orders = {name: _order(scores[name], graph[name]) for name in starts}
+    widths = {
+        name: _widths(graph[name].channels, options.shares, graph[name].min_channels) for name in starts
     }
-    unmeasured = dict(scores.unscored) if isinstance(scores, Scores) else {}
-    unmeasured |= {name: _UNREAD for name, start in starts.items() if start is None}
-    todo = {name: start for name, start in starts.items() if start is not None}
-    orders = {name: _order(scores[name], graph[name]) for name in todo}
-    widths = {name: _widths(graph[name].channels, options.shares, graph[name].min_channels) for name in todo}
     old = {
         name: curve
         for name, curve in known.items()
-        if name in todo and (curve.order, curve.widths) == (orders[name], widths[name])
+        if name in starts and (curve.order, curve.widths) == (orders[name], widths[name])
     }
     moments = _GatheredMoments(
-        PartialForward(fitting, graph.removed, original), graph, set(todo) - set(old), options.fit
+        PartialForward(fitting, graph.removed, original), graph, set(starts) - set(old), options.fit
     )
-    whole = PartialForward(measuring, graph.removed, tensors)
+    fitted = PartialForward(fitting, graph.removed, original)
 
-    def damage(group: Group, kept: Sequence[int], consumers: Sequence[_ConsumerMoments]) -> float:
-        removed = removed_when_kept(graph, group, kept)
+    def damage(whole: PartialForward, removed: BoolArray, refitted: Iterable[Mapping[str, Tensor]]) -> float:
         changed = dict(tensors)
-        for consumer in consumers:
-            changed.update(consumer.refitted(removed, tensors))
+        for some in refitted:
+            changed.update(some)
         return diverge(whole.fork(removed, changed).outputs(), expected, divergence)
 
-    def measure(name: str) -> WidthCurve:
-        nonlocal whole
-        if name in old:
-            return old[name]
-        if todo[name] < whole.step:
-            whole = PartialForward(measuring, graph.removed, tensors)
-        whole.advance(todo[name])
-        order, consumers = orders[name], moments.of(name)
-        damages = [damage(graph[name], order[len(order) - width :], consumers) for width in widths[name][:-1]]
+    def curve_of(name: str, whole: PartialForward) -> WidthCurve:
+        order, consumers, damages = orders[name], moments.of(name), []
+        for width in widths[name][:-1]:
+            removed = removed_when_kept(graph, graph[name], order[len(order) - width :])
+            damages.append(damage(whole, removed, (item.refitted(removed, tensors) for item in consumers)))
         return WidthCurve(order, widths[name], (*damages, 0.0))
+
+    def damage_without(branch: str, whole: PartialForward) -> float:
+        removed = removed_without(graph, branch)
+        return damage(whole, removed, [_refitted_after(fitted, removed, options.fit)])
 
     measured: dict[str, WidthCurve] = {}
     damages: dict[str, float] = {}
-    places = measuring.steps_of_branches(graph) if options.branches else {}
-    ranks, total = Ranks(across_ranks), len(todo) + len(places)
+    places = units.forward.steps_of_branches(graph) if options.branches else {}
 
     def report() -> None:
         if progress is not None:
-            progress(WidthCurves(measured, divergence, unmeasured, damages), total)
+            progress(WidthCurves(measured, divergence, unmeasured, damages), len(starts) + len(places))
 
     # Groups that are read throughout the network come last: what they need is then gathered already, and
     # what the others need is dropped layer by layer.
     ends = moments.ends()
-    spans = {name: (start, ends.get(name, start)) for name, start in todo.items()}
-    ordered = sorted(todo, key=lambda name: (_contains_another(spans[name], spans.values()), todo[name]))
-    for names, curves in ranks.share_out(ordered, lambda name: asdict(measure(name))):
-        measured |= {name: _curve(found) for name, found in zip(names, curves, strict=True)}
+    spans = {name: (start, ends.get(name, start)) for name, start in starts.items()}
+    late = {name for name, span in spans.items() if _contains_another(span, spans.values())}
+    whole = units.whole()
+    for curves in units.measure(
+        whole, starts, curve_of, order=lambda name: (name in late, starts[name]), known=old
+    ):
+        measured |= curves
         report()
-    whole = PartialForward(measuring, graph.removed, tensors)
-    fitted = PartialForward(fitting, graph.removed, original)
-
-    def measure_branch(name: str) -> float:
-        if name in known.branches:
-            return known.branches[name]
-        removed = removed_without(graph, name)
-        changed = _refitted_after(fitted, removed, options.fit)
-        whole.advance(places[name])
-        return diverge(whole.fork(removed, {**tensors, **changed}).outputs(), expected, divergence)
-
-    for names, found in ranks.share_out(sorted(places, key=places.__getitem__), measure_branch):
-        damages |= dict(zip(names, found, strict=True))
+    for found in units.measure(units.whole(), places, damage_without, known=known.branches):
+        damages |= found
         report()
     return WidthCurves(
-        {name: measured[name] for name in todo},
+        {name: measured[name] for name in starts},
         divergence,
         unmeasured,
         {branch.name: damages[branch.name] for branch in graph.branches if branch.name in damages},
@@ -228,12 +213,7 @@ def width_curves(
 
 
 def _refitted_after(whole: PartialForward, removed: BoolArray, fit: LeastSquares) -> dict[str, Tensor]:
-    """Refit the next consumers of the stream after a removed branch.
-
-    Args:
-        whole: the whole network, not past the branch; it is advanced to the branch.
-        removed: what is masked: the branch.
-        fit: how to fit.
+    """Refit the next consumers of the stream after a removed branch, to which the whole network is advanced.
 
     Returns:
         The new weights, biases and running means by name.
@@ -324,10 +304,6 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     """Compute the mean squared difference over the variance of what is expected."""
     variance = float(expected.double().var(correction=0)) or 1.0
     return float((found.double() - expected.double()).square().mean()) / variance
-
-
-def _curve(found: Mapping[str, Any]) -> WidthCurve:
-    return WidthCurve(tuple(found["order"]), tuple(found["widths"]), tuple(found["damages"]))
 
 
 def _captured(
@@ -436,7 +412,7 @@ class _GatheredMoments:
         self, whole: PartialForward, graph: ChannelGraph, groups: Set[str], fit: LeastSquares
     ) -> None:
         self._whole, self._fit = whole, fit
-        self._consumers = find_consumers(whole.forward.wiring)
+        self._consumers = whole.forward.consumers
         # The groups that each consumer reads and that are not measured yet.
         self._waiting: list[set[str]] = []
         for consumer in self._consumers:

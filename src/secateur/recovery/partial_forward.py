@@ -98,6 +98,17 @@ class PartialForward:
                 self._run(self._values[-1], 0, stop)
         self.step = stop
 
+    def seek(self, step: int) -> None:
+        """Go to a step with all chunks, and start again from the inputs if it was passed already.
+
+        Args:
+            step: the step, which is not run.
+        """
+        if step < self.step:
+            self._values.clear()
+            self.step = 0
+        self.advance(step)
+
     def outputs(self, chunks: int | None = None) -> tuple[Tensor, ...]:
         """Run all remaining steps.
 

@@ -15,7 +15,7 @@ from secateur._compat import _BatchNorm, tree_map_only
 from secateur.batches import split_batch
 from secateur.devices import device_of
 from secateur.errors import UsageError
-from secateur.graph.capture.obstacles import needing_examples
+from secateur.graph.capture.obstacles import explain_small_batch
 from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.untouched import untouched
 
@@ -69,7 +69,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, max_batches: int | 
             # Copies, since a forward pass may write to its inputs.
             copied = tree_map_only(Tensor, lambda leaf: leaf.to(device, copy=True), inputs)
             args, kwargs = call_arguments(copied)
-            with needing_examples(model, "recalibration"):
+            with explain_small_batch(model, "recalibration"):
                 model(*args, **kwargs)
     if not sums:
         raise UsageError("there are no batches to measure batch-norm statistics on; pass at least one")

@@ -16,7 +16,7 @@ from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors
 from secateur.precision import full_precision
 from secateur.recovery.captured_forward import CapturedForward, capture_forward
 from secateur.recovery.compact_layers import channels_of
-from secateur.recovery.consumers import Consumer, find_consumers
+from secateur.recovery.consumers import Consumer
 from secateur.recovery.partial_forward import PartialForward, with_channels_innermost
 from secateur.responses import Moments, blocks, fit_dual, fit_moments, positions, rows_to_take
 from secateur.untouched import untouched
@@ -161,7 +161,7 @@ def reconstruct(
         consumer.node for step in forward.adding_steps(removed) for consumer in next_consumers(forward, step)
     }
     with torch.no_grad():
-        for consumer in find_consumers(forward.wiring):
+        for consumer in forward.consumers:
             reads = removed[consumer.labels].any() or consumer.node in after_branches
             if consumer.weight not in parameters or not (reads or (refit_downstream and done)):
                 continue
@@ -187,7 +187,7 @@ def next_consumers(forward: CapturedForward, start: int) -> list[Consumer]:
         if not depend.isdisjoint(node.all_input_nodes):
             depend.add(node)
     found: list[Consumer] = []
-    for consumer in find_consumers(forward.wiring):
+    for consumer in forward.consumers:
         if consumer.step > start and consumer.node in depend:
             found.append(consumer)
             if consumer.addition is not None or len(found) == _MOST_REFITTED:
@@ -253,14 +253,8 @@ def _patches_and_responses(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield patches of the masked network and target responses, block by block.
 
-    Args:
-        consumer: the consumer.
-        original: the original network, one step past the consumer.
-        masked: the masked network, at the consumer.
-        inputs: positions of the input channels that are kept.
-        outputs: positions of the output channels that are kept.
-        share: share of the output positions to use.
-        correct_shortcut_error: whether the response corrects the error of the value that it is added to.
+    The original network is one step past the consumer, and the masked one at it. ``inputs`` and ``outputs``
+    are the positions of channels that are kept; ``share`` is that of output positions to use.
     """
     forward, window = masked.forward, consumer.window
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.errors import UsageError
+from secateur.files import EXPORTED
 from secateur.runtimes.base import Runner
 from secateur.runtimes.metadata import ExportMetadata, preprocessing
 from secateur.runtimes.onnx import open_onnx
@@ -17,7 +18,6 @@ from secateur.runtimes.pytorch import IN_PYTORCH, prepare
 
 __all__ = [
     "IN_PYTORCH",
-    "SUFFIXES",
     "ExportMetadata",
     "Runner",
     "is_exported",
@@ -26,9 +26,6 @@ __all__ = [
     "preprocessing",
 ]
 
-SUFFIXES = (".onnx", ".pt2")
-"""Endings of the names of files that can be opened."""
-
 
 def is_exported(source: str | Path) -> bool:
     """Return whether a name is that of an exported file, by its ending.
@@ -36,7 +33,7 @@ def is_exported(source: str | Path) -> bool:
     >>> is_exported("small.onnx"), is_exported("small.safetensors")
     (True, False)
     """
-    return Path(source).suffix in SUFFIXES
+    return Path(source).suffix in EXPORTED
 
 
 def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool = False) -> Runner:
@@ -70,8 +67,8 @@ def open_exported(path: str | Path, *, threads: int | None = None, trusted: bool
         torch.Size([5, 2])
     """
     suffix = Path(path).suffix
-    if suffix not in SUFFIXES:
-        raise UsageError(f"{path} is not an exported file: its name ends in none of {', '.join(SUFFIXES)}")
+    if suffix not in EXPORTED:
+        raise UsageError(f"{path} is not an exported file: its name ends in none of {', '.join(EXPORTED)}")
     if suffix == ".onnx":
         return open_onnx(path, threads)
     if not trusted:

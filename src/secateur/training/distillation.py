@@ -79,11 +79,22 @@ class Teacher:
             yield
 
     @torch.no_grad()
-    def outputs(self, inputs: Any) -> Tensor:
-        """Compute the teacher's outputs.
+    def outputs(self, inputs: Any) -> Any:
+        """Compute all outputs of the teacher, in their structure.
+
+        Args:
+            inputs: of the network.
+        """
+        args, kwargs = call_arguments(inputs)
+        return self.model(*args, **kwargs)
+
+    @torch.no_grad()
+    def scores(self, inputs: Any, outputs: Any) -> Tensor:
+        """Compute the scores that the network learns.
 
         Args:
             inputs: of the network; images, shape ``(N, C, H, W)``, with ``flip``.
+            outputs: of the teacher for these inputs.
 
         Returns:
             Class scores, not differentiable.
@@ -94,25 +105,14 @@ class Teacher:
         >>> image = torch.tensor([[[[1.0, 2.0, 6.0]]]])
         >>> first_column = nn.Sequential(nn.Flatten(), nn.Linear(3, 1, bias=False))
         >>> _ = first_column[1].weight.data.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
-        >>> Teacher(first_column, flip=True).outputs(image).item()
+        >>> Teacher(first_column, flip=True).scores(image, first_column(image)).item()
         3.5
         """
         if not self.flip:
-            args, kwargs = call_arguments(inputs)
-            return main_output(self.model(*args, **kwargs))
+            return main_output(outputs)
         require_images(inputs)
-        views = inputs, inputs.flip(-1)
-        return torch.stack([main_output(self.model(view)) for view in views]).mean(0)
-
-    @torch.no_grad()
-    def all_outputs(self, inputs: Any) -> Any:
-        """Compute all outputs of the teacher, in their structure.
-
-        Args:
-            inputs: of the network.
-        """
-        args, kwargs = call_arguments(inputs)
-        return self.model(*args, **kwargs)
+        views = outputs, self.model(inputs.flip(-1))
+        return torch.stack([main_output(view) for view in views]).mean(0)
 
     def join(self, loss: Tensor, outputs: Any, inputs: Any, *, scores: bool = True) -> Tensor:
         """Combine the loss against the targets with the loss against the teacher.
@@ -137,15 +137,19 @@ class Teacher:
         >>> float(teacher.join(torch.tensor(2.0), teacher.model(inputs).detach(), inputs))
         1.0
         """
-        if self.weight and scores:
-            pair = self.outputs(inputs), main_output(outputs)
+        learns_scores = bool(self.weight and scores)
+        if not learns_scores and not self.outputs_weight:
+            return loss
+        answers = self.outputs(inputs)
+        if learns_scores:
+            pair = self.scores(inputs, answers), main_output(outputs)
             wanted, found = (self._logarithms(each) for each in pair)
             if self.reverse:
                 wanted, found = found, wanted
             divergence = kl_div(found, wanted, reduction="batchmean", log_target=True) * self.temperature**2
             loss = (1 - self.weight) * loss + self.weight * divergence
         if self.outputs_weight:
-            loss = loss + self.outputs_weight * relative_difference(outputs, self.all_outputs(inputs))
+            loss = loss + self.outputs_weight * relative_difference(outputs, answers)
         return loss
 
     def _logarithms(self, scores: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from secateur.graph.capture.program import call_arguments, mode_of
 from secateur.ranks import split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.events import tracked
-from secateur.training.losses import main_output, next_token_loss, token_losses
+from secateur.training.losses import evaluation_loss, main_output, next_token_loss, token_losses
 from secateur.training.metrics import OWN, PERPLEXITY, TOP_1, MetricKind, kind_named
 from secateur.untouched import untouched
 
@@ -112,21 +112,6 @@ class Evaluation:
         # One example more on either side, so that a perfect score on ten is not taken for certain.
         share = (self.metric * self.examples + 1) / (self.examples + 2)
         return math.sqrt(share * (1 - share) / (self.examples + 2))
-
-
-def evaluate_by(metric: Metric, model: nn.Module) -> Evaluation:
-    """Evaluate a network in evaluation mode by a metric of the user's.
-
-    Args:
-        metric: called with the network; the result has the name that its attribute ``name`` gives.
-        model: the network; the mode of each module is restored afterwards.
-
-    Example:
-        >>> print(evaluate_by(lambda model: 0.5, nn.Linear(2, 2)))
-        metric 0.5
-    """
-    with mode_of(model, training=False), torch.no_grad():
-        return Evaluation(float(metric(model)), name=getattr(metric, "name", OWN.name))
 
 
 def evaluate(
@@ -242,6 +227,33 @@ def perplexity(
     rest = context.ranks.all_reduce_sum((losses - loss * tokens).square().sum())
     variance = float(rest) * blocks / (blocks - 1) / count**2 if blocks > 1 else 0.0
     return Evaluation(_exp(loss), loss, int(count), PERPLEXITY.name, math.sqrt(variance))
+
+
+def validate(
+    model: nn.Module,
+    batches: Batches | None,
+    metric: Metric | None,
+    loss_fn: LossFunction | None,
+    context: RunContext,
+) -> Evaluation:
+    """Evaluate a network as its training does: by a metric of the user's, or on validation examples.
+
+    Args:
+        model: the network.
+        batches: the validation examples; not read if there is a metric.
+        metric: judges the network in evaluation mode, without gradients.
+        loss_fn: that of its training, if one was given.
+        context: where to compute.
+
+    Raises:
+        UsageError: there are neither examples nor a metric.
+    """
+    if metric is not None:
+        with mode_of(model, training=False), torch.no_grad():
+            return Evaluation(float(metric(model)), name=getattr(metric, "name", OWN.name))
+    if batches is None:
+        raise UsageError("there is nothing to evaluate on: pass Training(validation=...) or a metric")
+    return evaluate(model, batches, loss_fn=evaluation_loss(loss_fn), context=context, task="validating")
 
 
 def _run(

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -25,9 +25,9 @@ from secateur.ranks import RankBatch, split_across_ranks
 from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
-from secateur.training.evaluate import Batches, Evaluation, Metric, evaluate, evaluate_by
+from secateur.training.evaluate import Batches, Evaluation, Metric, validate
 from secateur.training.events import EpochDone, report_epoch, report_note, report_progress
-from secateur.training.losses import evaluation_loss, with_auxiliaries
+from secateur.training.losses import with_auxiliaries
 from secateur.training.metrics import TOP_1
 from secateur.training.optimizers import (
     largest_rate,
@@ -119,40 +119,26 @@ class FitState:
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the weights as plain values."""
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "restarts": self.restarts,
-            "rate": None if self.rate is None else asdict(self.rate),
-            **{name: _plain(getattr(self, name)) for name in _EVALUATIONS},
-            "kept_epoch": self.kept_epoch,
-            "improved_epoch": self.improved_epoch,
-            "history": [asdict(done) for done in self.history],
-        }
+        values = {name: value for name, value in vars(self).items() if name not in _WEIGHTS}
+        parts = {name: asdict(values[name]) for name in _PARTS if values[name] is not None}
+        return {**values, **parts, "history": [asdict(done) for done in self.history]}
 
     @classmethod
     def from_entry(cls, entry: Entry) -> FitState:
         """Read a state from a journal, with the weights if they are there."""
-        facts, rate = entry.facts, entry.facts["rate"]
-        return cls(
-            epoch=facts["epoch"],
-            step=facts["step"],
-            restarts=facts["restarts"],
-            rate=None if rate is None else PeakRate(**rate),
-            **{name: None if facts[name] is None else Evaluation(**facts[name]) for name in _EVALUATIONS},
-            kept_epoch=facts["kept_epoch"],
-            improved_epoch=facts["improved_epoch"],
-            history=[EpochDone(**done) for done in facts["history"]],
-            kept_weights=under(_KEPT, entry.tensors) or None,
-            start_weights=under(_START, entry.tensors) or None,
-        )
+        facts = entry.facts
+        own = {item.name: facts[item.name] for item in fields(cls) if item.name not in _WEIGHTS}
+        parts = {name: kind(**own[name]) for name, kind in _PARTS.items() if own[name] is not None}
+        history = [EpochDone(**done) for done in own["history"]]
+        weights = {name: under(prefix, entry.tensors) or None for name, prefix in _WEIGHTS.items()}
+        return cls(**{**own, **parts, "history": history, **weights})
 
 
-_EVALUATIONS = ("evaluation", "start", "highest", "kept")
-
-
-def _plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    return None if evaluation is None else asdict(evaluation)
+_PARTS: dict[str, type[Any]] = {
+    "rate": PeakRate,
+    **dict.fromkeys(("evaluation", "start", "highest", "kept"), Evaluation),
+}
+_WEIGHTS = {"kept_weights": _KEPT, "start_weights": _START}
 
 
 def fit(
@@ -302,14 +288,9 @@ def _prepare(
 
 def _evaluator(model: nn.Module, options: FitOptions, context: RunContext) -> Callable[[], Evaluation] | None:
     """Return what evaluates the network after an epoch, if anything does."""
-    if options.metric is not None:
-        return partial(evaluate_by, options.metric, model)
-    if options.validation is not None:
-        loss_fn = evaluation_loss(options.loss_fn)
-        return partial(
-            evaluate, model, options.validation, loss_fn=loss_fn, context=context, task="validating"
-        )
-    return None
+    if options.metric is None and options.validation is None:
+        return None
+    return partial(validate, model, options.validation, options.metric, options.loss_fn, context)
 
 
 def _resume(setup: _Setup) -> FitState | None:
@@ -410,8 +391,8 @@ def _outcome(state: FitState) -> str:
     if highest.quality > kept.quality:
         error = math.hypot(kept.error, highest.error)
         return (
-            f"{text}; the highest was {highest.kind.show(highest.metric)}, within the standard error of the "
-            f"difference of {highest.kind.show_error(error)} points, which decides nothing"
+            f"{text}; the highest was {highest.kind.show(highest.metric)} (within the standard error of the "
+            f"difference, {highest.kind.show_error(error)} points, so the later epoch is kept)"
         )
     return text
 
@@ -493,7 +474,7 @@ def _train_round(
 
 
 def _train_step(setup: _Setup, state: FitState, part: RankBatch) -> float:
-    """Take one optimizer step on one batch, of which a part is here; return the loss of the whole batch."""
+    """Take one optimizer step with this process's part of a batch; return the loss of the whole batch."""
     ranks = setup.context.ranks
     set_weight(setup.context.fabric, part.weight)
     try:

@@ -38,11 +38,12 @@ _APART, _UP, _DOWN = 10**0.5, 5, 4
 
 _LOWER = 3.0
 """A training on labels is far longer than a trial, so it takes a third of the highest of the best rates. With
-a teacher it takes the rate of the lowest loss: higher ones lose what few images cannot teach again."""
+a teacher it takes the rate of the lowest loss: higher rates destroy features that few images cannot
+restore."""
 
 _STEPS, _HELD_BACK, _REPEATS = 12, 3, 4
-"""Steps of a trial, batches held back, and how often a trial uses a batch at most: a few that are learnt by
-heart say nothing about a training with augmentation."""
+"""Steps of a trial, batches held back, and how often a trial uses a batch at most: overfitting a few batches
+says nothing about training with augmentation."""
 _WARMUP = 0.25
 
 _CHANCE = 0.05

@@ -48,6 +48,7 @@ class Journal:
     Args:
         path: the file; read now if it exists.
         about: returns plain values that are written beside the parts, as they are when a part is recorded.
+        writes: whether this process writes the file; if not, another one does.
 
     Raises:
         CheckpointError: the file is damaged or of another kind.
@@ -61,9 +62,16 @@ class Journal:
     ({'epoch': 3}, {'weight': tensor([1., 1.])})
     """
 
-    def __init__(self, path: Path | None = None, about: Callable[[], Mapping[str, Any]] = dict) -> None:
-        self._path, self._about = path, about
+    def __init__(
+        self,
+        path: Path | None = None,
+        about: Callable[[], Mapping[str, Any]] = dict,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._path, self._about = path if writes else None, about
         self._parts: dict[str, Entry] = {}
+        self._latest: Mapping[str, Entry] = {}
         self._about_latest: Mapping[str, Any] = {}
         self._stale = False
         self._wrote_at, self._took = -float("inf"), 0.0
@@ -72,21 +80,6 @@ class Journal:
         self._found: dict[str, Entry] = {}
         if path is not None and path.is_file():
             self._found, self.about = _read(path)
-
-    @classmethod
-    def of_another(cls, path: Path | None) -> Journal:
-        """Read a journal that another process writes; nothing is written here.
-
-        Args:
-            path: the file; without one, there is nothing to recall.
-
-        Raises:
-            CheckpointError: the file is damaged or of another kind.
-        """
-        journal = cls()
-        if path is not None and path.is_file():
-            journal._found, journal.about = _read(path)
-        return journal
 
     @property
     def parts(self) -> list[str]:

@@ -29,12 +29,12 @@ CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK = (
 )
 NETWORK, ANSWERS, REPORT, TENSORBOARD = "network.json", "answers.json", "report.html", "tensorboard"
 DETECTOR, ULTRALYTICS = "pruned.pt", "ultralytics"
-TOKENIZER, PRETRAINED, EXPORTED = "tokenizer", "pretrained", "exported.json"
+TOKENIZER, PRETRAINED, EXPORTED_FILES = "tokenizer", "pretrained", "exported.json"
 _OWN = frozenset(
     (
         *(CONFIG, METRICS, SUMMARY, MEASURED, CHECKPOINTS, LOCK),
         *(NETWORK, ANSWERS, REPORT, TENSORBOARD, DETECTOR, ULTRALYTICS, TOKENIZER, PRETRAINED),
-        EXPORTED,
+        EXPORTED_FILES,
     )
 )
 _BY_ULTRALYTICS = re.compile(
@@ -286,15 +286,15 @@ def note_exported(file: Path | str) -> None:
         return
     names = sorted({*_exported(file.parent), file.name})
     try:
-        write_text(file.parent / EXPORTED, json.dumps(names) + "\n")
+        write_text(file.parent / EXPORTED_FILES, json.dumps(names) + "\n")
     except OSError as error:
-        raise RunError(f"cannot write {file.parent / EXPORTED}: {error.strerror}") from error
+        raise RunError(f"cannot write {file.parent / EXPORTED_FILES}: {error.strerror}") from error
 
 
 def _exported(path: Path) -> list[str]:
     """Return the names of the files in a run folder that were exported."""
     try:
-        found = json.loads((path / EXPORTED).read_text(encoding="utf-8"))
+        found = json.loads((path / EXPORTED_FILES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     return [str(name) for name in found] if isinstance(found, list) else []

@@ -57,8 +57,8 @@ class FitSettings(Settings):
 
     Attributes:
         epochs: passes over the training examples. If neither ``epochs`` nor ``updates`` is given, there are
-            100 √n updates, where n is the number of batches in a pass, and at least 1,000: a teacher
-            teaches much more about few images, seen often, than they say themselves (arXiv 2106.05237).
+            100 √n updates, where n is the number of batches in a pass, and at least 1,000: with a teacher,
+            many passes over few images still help (arXiv 2106.05237).
         updates: optimizer steps, instead of epochs.
         optimizer: used if no optimizer object is given.
         schedule: how the learning rate changes over the phase.
@@ -93,11 +93,11 @@ class FitSettings(Settings):
         """
         for setting in type(self).model_fields:
             if setting not in ("epochs", "updates"):
-                stays = f"{name}.epochs is 0", f"set {name}.epochs above 0"
+                stays = f"while {name}.epochs is 0", f"set {name}.epochs above 0"
                 yield Need(f"{name}.{setting}", not self.trains, *stays)
         both = bool(self.epochs and self.updates)
-        yield Need(f"{name}.epochs", both, f"{name}.updates is given", f"leave {name}.updates out")
-        adam = f"{name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
+        yield Need(f"{name}.epochs", both, f"while {name}.updates is given", f"leave {name}.updates out")
+        adam = f"while {name}.optimizer.name is 'adamw'", f"set {name}.optimizer.name to 'sgd'"
         for setting in ("momentum", "nesterov"):
             yield Need(f"{name}.optimizer.{setting}", self.optimizer.name == "adamw", *adam)
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from secateur._compat import tree_map_only
 from secateur.batches import LossFunction, split_with_targets
 from secateur.devices import channels_last
-from secateur.graph.capture.obstacles import needing_examples
+from secateur.graph.capture.obstacles import explain_small_batch
 from secateur.graph.capture.program import call_arguments
 from secateur.training.distillation import Teacher
 
@@ -60,7 +60,7 @@ class TrainingLoss:
             )
         args, kwargs = call_arguments(inputs)
         own = getattr(network, "module", network) if is_wrapped(network) else network
-        with needing_examples(own, "training"):
+        with explain_small_batch(own, "training"):
             outputs = network(*args, **kwargs)
         loss = self.loss_fn(outputs, targets)
         if self.teacher is not None:

@@ -240,14 +240,7 @@ def varying(outputs: Outputs, constant: Collection[str]) -> int:
 def _prepared(
     graph: ChannelGraph, after: ChannelGraph, tensors: Mapping[str, Tensor], drawn: Mapping[str, Tensor]
 ) -> WeightPair:
-    """Put random values in place of constant tensors, and cut them for the other network by the plan.
-
-    Args:
-        graph: of the network before the cut.
-        after: of the network after it.
-        tensors: parameters and buffers before the cut, in the original sizes.
-        drawn: random values by name, in the sizes before the cut.
-    """
+    """Put drawn values in place of constant tensors, and cut all of them; sizes are those before the cut."""
     original = {**tensors, **{name: original_size(graph, name, tensor) for name, tensor in drawn.items()}}
     pruned = {name: after.left_of(name, original[name]) for name in drawn}
     rescales = [item for item in graph.wiring.rescales if {item.length, item.direction} & drawn.keys()]

@@ -1,4 +1,4 @@
-"""Note the Python values that code takes from tensors of which the answer is known ("is this mask causal?").
+"""Record the Python values (``bool``, ``item``) that code reads from tensors that the inputs do not change.
 
 ``torch.export`` runs on tensors without values and refuses to look at them. The answer is noted in a real
 pass, by the line of code that asks, and given again during the capture, where it is the same in every pass:
@@ -109,7 +109,7 @@ class ReplayAnswers(TorchFunctionMode):
 def answers_of(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Answers | None, bool]:
-    """Run a network once and note what its code asks of tensors of which the answer is known.
+    """Run a network once and record the values that its code reads from tensors the inputs do not change.
 
     Args:
         model: the network, in the mode that it is captured in; the caller puts back what the pass changes.

@@ -33,7 +33,7 @@ _PART = "or trace only a submodule that does not do this, such as trace(model.ba
 
 
 def find_obstacle(model: nn.Module, inputs: object) -> str | None:
-    """Say why a network cannot be captured, as far as that shows without running it.
+    """Return why a network cannot be captured, found by static checks.
 
     Args:
         model: the network.
@@ -88,7 +88,7 @@ def _of_model(model: nn.Module) -> str:
 
 
 def find_wrong_inputs(inputs: object) -> str:
-    """Say why no network can be called with some inputs; nothing if one can."""
+    """Return why no network can be called with some inputs; nothing if one can."""
     if not isinstance(inputs, Tensor | Mapping | Sequence) or isinstance(inputs, str | bytes):
         return (
             f"the inputs are of type {type(inputs).__name__}. Give a tensor, a tuple of positional "
@@ -107,7 +107,7 @@ def _of_empty(inputs: object) -> str:
 
 
 def find_layers_made(model: nn.Module) -> str | None:
-    """Say which layers a network made during a capture, after one.
+    """Return which layers a network made during a capture, after one.
 
     Such layers consist of tensors without values, so the network has to be put back as it was.
 
@@ -128,7 +128,7 @@ def find_layers_made(model: nn.Module) -> str | None:
 
 
 def find_unknown_size(graph: Graph) -> str | None:
-    """Say where a captured program has a size that depends on values.
+    """Return where a captured program has a size that depends on values.
 
     Args:
         graph: the program, with the values that ``torch.export`` notes down.
@@ -145,7 +145,7 @@ def find_unknown_size(graph: Graph) -> str | None:
 
 
 def find_gradients(graph: Graph) -> str | None:
-    """Say where a captured program takes gradients with ``torch.func``, which it holds in part only.
+    """Return where a captured program takes gradients with ``torch.func``, which it holds in part only.
 
     Args:
         graph: the program.
@@ -161,7 +161,7 @@ def find_gradients(graph: Graph) -> str | None:
 
 
 def explain_call(model: nn.Module, inputs: object) -> str | None:
-    """Say why a network fails when it is called, and where; a copy of it is called in its present mode.
+    """Return why a network fails when it is called, and where; a copy of it is called in its present mode.
 
     Args:
         model: the network; left as it was.
@@ -182,8 +182,8 @@ def explain_call(model: nn.Module, inputs: object) -> str | None:
 
 
 @contextlib.contextmanager
-def needing_examples(model: nn.Module, work: str) -> Iterator[None]:
-    """Say in plain words that a batch is too small for batch normalisation, where a block fails with that.
+def explain_small_batch(model: nn.Module, work: str) -> Iterator[None]:
+    """Convert PyTorch's batch-norm error for single examples in a block into a ``UsageError``.
 
     Args:
         model: the network that runs in the block.
@@ -203,7 +203,7 @@ def needing_examples(model: nn.Module, work: str) -> Iterator[None]:
 
 
 def explain(model: nn.Module, error: Exception, inputs: object) -> str:
-    """Say why a network could not be captured, where, and what to write instead.
+    """Return why a network could not be captured, where, and what to write instead.
 
     Args:
         model: the network, as the capture left it.
@@ -323,7 +323,7 @@ def _of_call(model: nn.Module, error: Exception) -> str:
 
 
 def _advice(model: nn.Module, error: Exception) -> str:
-    """Say what to do about a network that fails on its inputs."""
+    """Return what to do about a network that fails on its inputs."""
     advice = "Check the shapes, types and number of the inputs."
     text = first_line(error).rstrip(".")
     few = too_few_examples(error)

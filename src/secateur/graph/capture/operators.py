@@ -62,7 +62,10 @@ COPIES = frozenset({"to", "_to_copy", "clone", "contiguous"})
 """Operators that return the numbers that they read, in the same places."""
 
 LIKE = frozenset({"zeros_like", "ones_like", "empty_like", "full_like"})
-"""Operators that read nothing of a tensor but its shape."""
+"""Operators that fill a tensor of the shape of another one with one number."""
+
+SHAPE_ONLY = LIKE | {"new_zeros", "new_ones", "new_empty", "new_full"}
+"""Operators that read nothing of a tensor but its shape, dtype and device."""
 
 
 def channels_of_layer(node: Node, dims: int) -> int | None:

@@ -372,14 +372,9 @@ def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) 
 def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, lines: bool
 ) -> tuple[ExportedProgram, bool, Parts, str | None]:
-    """Export a network, and look for an obstacle in the result.
+    """Export a network, which is left as it was, and look for an obstacle in the result.
 
-    Args:
-        model: the network; left as it was.
-        args: its arguments.
-        kwargs: its named arguments.
-        training: in training mode instead of evaluation mode.
-        lines: note the user's line for each operator, which takes a fifth of the time.
+    Noting the user's ``lines`` of operators takes a fifth of the time.
 
     Returns:
         The program, whether the code branches on values of inputs, the places of the outputs, and what is
@@ -499,7 +494,7 @@ def _answered(
 def _answers_after(
     error: Exception, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Answers | None, bool]:
-    """Find what code asks of tensors of which the answer is known, if that may be why an export failed."""
+    """Record in a real pass the values that code reads from tensors, if an export failed for want of them."""
     if not depends_on_values(error):
         return None, False
     heard = io.StringIO()  # what the network prints was shown by the export

@@ -58,7 +58,7 @@ def _innermost(module: GraphModule) -> list[Node]:
 
 
 def _expand(module: GraphModule, region: list[Node]) -> None:
-    """Replace the nodes of a call; a value of which each example has a part has the examples in front."""
+    """Replace the nodes of a call; batched values have the batch dimension first."""
     mapped: set[Node] = set()
     examples, randomness = region[0].args[:2]
     assert isinstance(examples, int)

@@ -66,7 +66,7 @@ def _kept(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Excess:
-    """The slice of a tensor that comes nearest to its tolerance, or exceeds it most.
+    """The worst slice of a tensor: the largest error relative to its tolerance.
 
     Attributes:
         times: its difference as a multiple of its tolerance.

@@ -1,4 +1,4 @@
-"""Prepare the weights of a trial cut, so that no wrong cut hides."""
+"""Rescale the weights for a trial cut, so that errors become visible in the outputs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Weights:
 def lively(
     forward: Pass, tensors: Mapping[str, Tensor], inputs: ExampleInputs, removed: BoolArray
 ) -> Weights:
-    """Scale layers so that what the inputs say reaches the outputs.
+    """Rescale layers so that outputs depend on inputs and errors become visible.
 
     In a deep network that was never trained, or is badly scaled, the outputs hardly depend on the inputs, and
     an error in an early layer changes nothing. So statistics of batch normalisation become those of these

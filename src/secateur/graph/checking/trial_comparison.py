@@ -409,16 +409,22 @@ class TrialComparison:
         return Failure(f"the training-mode forward pass fails ({error})")
 
     @cached_property
-    def _recorded(self) -> Recorded:
-        """Return what the network runs in the modes in which numbers may change that no comparison sees."""
+    def _hiding(self) -> frozenset[bool]:
+        """Return the modes in which the network is known to have numbers that no comparison may see."""
         training = self._graph.wiring.training
         switches = training.program.derived and _has_own_switches(self._model, training)
-        modes = sorted({*training.program.hidden_in, *([True] if switches else [])})
-        return record_modes(self._model, self._inputs, modes)
+        return frozenset((*training.program.hidden_in, *([True] if switches else [])))
+
+    @cached_property
+    def _recorded(self) -> Recorded:
+        """Return what the network runs in these modes, and in evaluation mode."""
+        return record_modes(self._model, self._inputs, sorted(self._hiding | {False}))
 
     def _hidden_changes(self, cut: _TrialCut) -> Failure | None:
         """Return whether a number changes that no comparison may see, such as that of a draw or a limit."""
         recorded, fewer = self._recorded, len(cut.replacements) > 0
+        if fewer:  # a branch takes no width along that channels do not
+            recorded = {mode: seen for mode, seen in recorded.items() if mode in self._hiding}
         with self._substituted(cut.tensors, cut):
             change = hidden_change(self._model, self._inputs, recorded, fewer=fewer)
         return Failure(change) if change else None
@@ -440,7 +446,7 @@ def _has_own_switches(model: nn.Module, training: Pass) -> bool:
 
 
 def _difference(judgement: Judgement) -> Failure | None:
-    """Say what a comparison found, ``None`` if the outputs are equal."""
+    """Return what a comparison found, ``None`` if the outputs are equal."""
     if judgement.problem is not None:
         return Failure(f"the outputs differ from the masked original: {judgement.problem}", differs=True)
     if judgement.noisy:

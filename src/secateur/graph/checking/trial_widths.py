@@ -58,7 +58,7 @@ def about_half(generator: np.random.Generator, channels: int, least: int = 1) ->
 
 
 def least_widths(graph: ChannelGraph) -> dict[str, int]:
-    """Find groups of which several channels must stay.
+    """Find groups that must keep several channels.
 
     The unbiased variance of one value is not defined, and as many channels as are picked must stay.
     """

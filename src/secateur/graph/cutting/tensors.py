@@ -320,7 +320,7 @@ def forget_flat_weights(model: nn.Module) -> None:
 
 
 def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Callable[[], None]:
-    """Set integer attributes of modules: all of them, or none.
+    """Set integer attributes of modules, and truth values: all of them, or none.
 
     Args:
         model: changed in place.
@@ -362,8 +362,9 @@ def set_attributes(model: nn.Module, attributes: Iterable[AttributeValue]) -> Ca
 def _changed(item: AttributeValue, current: Any) -> Any:
     """Return the new value of an attribute."""
     if item.index is None:
-        if type(current) is not int:
-            raise SurgeryError(f"module '{item.module}' has no integer attribute '{item.name}'")
+        if type(current) is not type(item.value):
+            kind = "truth value" if isinstance(item.value, bool) else "integer attribute"
+            raise SurgeryError(f"module '{item.module}' has no {kind} '{item.name}'")
         return item.value
     if not isinstance(current, tuple | list) or not 0 <= item.index < len(current):
         raise SurgeryError(f"module '{item.module}' has no list attribute '{item.name}'")

@@ -178,7 +178,7 @@ class OpenAxes:
         return units
 
     def _is_within(self, node: str, uses: Mapping[str, int], chosen: Mapping[str, int | None]) -> bool:
-        """Return whether an operator splits an axis of a rectangle of which another axis is left free."""
+        """Return whether an operator splits an axis that is not the free axis of its rectangle."""
         parents = (self.parents.get((node, place)) for place in uses.values())
         return any(parent is not None and chosen.get(parent[0], parent[1]) != parent[1] for parent in parents)
 

@@ -17,7 +17,7 @@ WHOLE = -1
 
 @dataclass(frozen=True)
 class Choice:
-    """A rectangle of channels, of which one axis is free and the others are coupled.
+    """A rectangle of channels: one axis is free, the others are coupled.
 
     Attributes:
         node: the operator.
@@ -36,9 +36,9 @@ class Choice:
 class AxisChoices:
     """Choose which axes stay free in one walk through a program.
 
-    A reshape splits channels into a rectangle, such as heads by channels of a head, of which one axis stays
-    free. Whether it is the right one shows at a later operator, which may object. Then another walk tries
-    another axis (:func:`other_axes`).
+    A reshape splits channels into a rectangle, such as heads by channels of a head. One axis of it stays
+    free. A later operator can object to the choice; then propagation is repeated with another axis
+    (:func:`other_axes`).
 
     Attributes:
         asked: the axis to leave free, by the name of the operator that splits.

@@ -1,4 +1,4 @@
-"""Hold what propagation knows before it starts, and what it finds besides equalities."""
+"""Hold what propagation knows before it starts, and what it finds in addition to equalities."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Equation:
 
 @dataclass
 class Findings:
-    """What propagation finds besides equalities."""
+    """What propagation finds in addition to equalities."""
 
     reads: list[Read] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)

@@ -17,6 +17,7 @@ from secateur.graph.capture.nodes import (
     operator_name,
     operator_place,
 )
+from secateur.graph.capture.operators import SHAPE_ONLY
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import is_unregistered, makers
@@ -109,8 +110,8 @@ class OperatorContext:
         return operator_place(self.node)
 
     @property
-    def stranger(self) -> str:
-        """Say what channels meet if it has none, for messages."""
+    def unlabelled_reason(self) -> str:
+        """Return the message for channels that meet a value without channels."""
         if any(is_unregistered(node, self._hints.constants) for node in self.node.all_input_nodes):
             return f"meets a tensor that is no parameter or buffer ({self.place}); keep it by register_buffer"
         return f"meets values without channels ({self.place})"
@@ -124,7 +125,7 @@ class OperatorContext:
         if left is None and right is None:
             return None
         if left is None or right is None:
-            self.freeze(left if right is None else right, why or self.stranger)
+            self.freeze(left if right is None else right, why or self.unlabelled_reason)
             return None
         self.slots.join(left, right)
         if len(left):
@@ -142,7 +143,7 @@ class OperatorContext:
             self._findings.axes.reject(self.node.name, labels, own=True)
 
     def set_role(self, labels: Labels, role: Role) -> None:
-        """Say what a parameter's dimension does with its channels."""
+        """Record what a parameter's dimension does with its channels."""
         if labels is not None:
             self.slots.set_role(labels, role)
 
@@ -215,7 +216,7 @@ class OperatorContext:
             self._findings.statistics.append(Statistic(self.node.name, (argument,), Value.plain(()), ()))
 
     def adopt(self, name: str, dim: int, labels: Labels, place: int | None = None) -> Labels:
-        """Let a constant argument take over the channels of another one; the trial cut has to check it.
+        """Label a constant argument with the channels of another one; the trial cut has to check it.
 
         Args:
             name: the argument that may be a constant.
@@ -285,13 +286,13 @@ class OperatorContext:
         return result
 
     def _fixed_kind(self) -> str:
-        """Say what the operator computes: a weight, if any tensor of the network or input goes into it."""
+        """Return what the operator computes: a weight, if any tensor of the network or input goes into it."""
         seen, left = set[Node](), [self.node]
         while left:
             node = left.pop()
             if node not in seen:
                 seen.add(node)
-                left += node.all_input_nodes
+                left += [] if operator_name(node) in SHAPE_ONLY else node.all_input_nodes
         if any(node.op == "placeholder" and node.name not in self._hints.constants for node in seen):
             return "a weight"
         return "a random number" if any(map(draws_numbers, seen)) else "a constant"

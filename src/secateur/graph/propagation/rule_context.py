@@ -1,4 +1,4 @@
-"""Give the rules of this library what they need besides: sizes in the code, free axes, constants, weights."""
+"""Give the built-in rules additional methods: sizes in the code, free axes, constants, weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Pow
 
 
 class RuleContext(OperatorContext):
-    """What the rules of this library read of an operator and say of it, besides what any rule does."""
+    """Additional methods for the built-in rules."""
 
     def join_rows(self, rows: IntArray | Sequence[Labels]) -> None:
         """Join all label vectors of a list, or all rows of a matrix, with the first one."""
@@ -61,7 +61,7 @@ class RuleContext(OperatorContext):
         return Value.plain(self.shape)
 
     def why_no_channels(self, weight: str) -> str:
-        """Say why what a layer reads cannot lose channels, where its weight or its input has none."""
+        """Return why a layer's input cannot lose channels, where its weight or its input has none."""
         item = self._arguments[weight]
         if isinstance(item, Node) and item.name in self._hints.constants:
             return (
@@ -173,7 +173,7 @@ class RuleContext(OperatorContext):
         self._findings.advice |= dict.fromkeys(labels.tolist(), text)
 
     def advice_on(self, labels: Labels) -> str:
-        """Say what to write so that the other axis of a rectangle can be cut; empty if it is unknown."""
+        """Return what to write so that the other axis of a rectangle can be cut; empty if it is unknown."""
         found = [] if labels is None else labels.tolist()
         return next((self._findings.advice[slot] for slot in found if slot in self._findings.advice), "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.fx import Node
 
 from secateur.graph.capture.nodes import named_arguments, operator_name
-from secateur.graph.capture.operators import LAYERS, NORMALISATIONS, PRODUCTS
+from secateur.graph.capture.operators import LAYERS, NORMALISATIONS, PRODUCTS, SHAPE_ONLY
 from secateur.graph.capture.program import Origin, Program
 
 _PRODUCTS = {*PRODUCTS, "einsum", "bilinear"}
@@ -13,7 +13,7 @@ _PRODUCTS = {*PRODUCTS, "einsum", "bilinear"}
 
 
 def weight_operators(program: Program) -> frozenset[str]:
-    """Find operators whose result depends on parameters and buffers only, or is used as a weight of a layer.
+    """Find operators whose numbers depend on parameters and buffers only, or that make a weight of a layer.
 
     A statistic of a weight is not taken from the channels that are kept: the original network computes it
     over the whole weight. Normalisation layers are different where they act on values that flow through the
@@ -28,7 +28,8 @@ def weight_operators(program: Program) -> frozenset[str]:
     names, fixed = program.placeholders, set[Node]()
     for node in program.graph.nodes:
         known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
-        if known or (node.op == "call_function" and all(source in fixed for source in node.all_input_nodes)):
+        sources = [] if operator_name(node) in SHAPE_ONLY else node.all_input_nodes
+        if known or (node.op == "call_function" and all(source in fixed for source in sources)):
             fixed.add(node)
     layers = {node for node in fixed if operator_name(node) in NORMALISATIONS}
     used = _used_as_weights(program, fixed) if layers else set()

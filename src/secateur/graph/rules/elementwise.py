@@ -106,7 +106,7 @@ def _single(op: RuleContext, vectors: list[Labels]) -> Labels:
     for vector in labelled[1:]:
         op.join(labelled[0], vector)
     if labelled and len(labelled) < len(vectors):
-        op.freeze(labelled[0], op.stranger)
+        op.freeze(labelled[0], op.unlabelled_reason)
         return None
     return labelled[0] if labelled else None
 

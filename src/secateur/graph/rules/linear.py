@@ -95,14 +95,7 @@ def _with_bias(op: RuleContext, result: Value) -> Value:
 
 
 def _product(op: RuleContext, left_name: str, right_name: str, weighted: bool = False) -> Value:
-    """Contract two matrices, batches of matrices, or vectors.
-
-    Args:
-        op: the operator.
-        left_name: name of the left factor.
-        right_name: name of the right factor.
-        weighted: whether the right factor is a weight, if it is a parameter.
-    """
+    """Contract two matrices, batches of matrices, or vectors; a ``weighted`` right factor may be a weight."""
     left, right = op.value(left_name), op.value(right_name)
     row, column = len(left.shape) == 1, len(right.shape) == 1
     if column and op.is_fixed(left_name, right_name):
@@ -166,14 +159,7 @@ def tensordot(op: RuleContext) -> Value:
 
 
 def _contracted(op: RuleContext, left_name: str, right_name: str, pairs: list[tuple[int, int]]) -> Value:
-    """Contract pairs of dimensions and keep the labels of all others.
-
-    Args:
-        op: the operator.
-        left_name: name of the left factor.
-        right_name: name of the right factor.
-        pairs: a dimension of the left and one of the right factor, counted from the front.
-    """
+    """Contract pairs of dimensions (left, right), counted from the front; keep the labels of all others."""
     left, right = op.value(left_name), op.value(right_name)
     for one, other in pairs:
         for labels in (left.labels[one], right.labels[other]):

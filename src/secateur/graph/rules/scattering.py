@@ -95,7 +95,7 @@ def index_fill(op: RuleContext) -> Value:
 
 @rule("aten.select_scatter", "aten.slice_scatter")
 def replace_part(op: RuleContext) -> Value:
-    """Join target and source along all dimensions but the one of which an index or a range is replaced."""
+    """Join target and source in all dimensions except the one in which an index or a range is replaced."""
     value, source = op.value("self"), op.value("src")
     dim, single = op.option("dim") % len(value.shape), len(source.shape) < len(value.shape)
     for labels in (value.labels[dim], None if single else source.labels[dim]):

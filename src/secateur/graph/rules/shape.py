@@ -198,7 +198,7 @@ def diag_embed(op: RuleContext) -> Value:
 
 @rule("aten.diagonal")
 def diagonal(op: RuleContext) -> Value:
-    """Join two dimensions, of which pairs of the same index are picked."""
+    """Join two dimensions from which pairs of the same index are picked."""
     value = op.first()
     dims = [op.option_or(name, end) % len(value.shape) for name, end in (("dim1", 0), ("dim2", 1))]
     one, other = (value.labels[dim] for dim in dims)
@@ -306,11 +306,6 @@ def _axis_that_reads(op: RuleContext, shape: Sequence[int], dim: int) -> int | N
     In dense memory, an index of a dimension is ``place // stride % size``. It is that of one dimension of the
     view if this one has the same stride and size, and all others change only what lies below it, without
     reaching the stride, or what lies above it.
-
-    Args:
-        op: the operator.
-        shape: of the argument.
-        dim: the dimension of the argument.
 
     Returns:
         The dimension of the view, ``None`` if there is none.

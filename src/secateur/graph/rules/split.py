@@ -92,7 +92,7 @@ def pieces(op: RuleContext) -> Sequence[Value]:
 
 
 def _join_as_far_as_last(op: RuleContext, cuts: Sequence[IntArray]) -> None:
-    """Couple chunks of which the last is shorter; what the others have more of stays."""
+    """Couple the channels of unequal chunks; freeze the surplus of the longer ones."""
     count = len(cuts[-1])
     for cut in cuts[:-1]:
         op.join(cut[:count], cuts[-1])
@@ -186,7 +186,7 @@ def _equal_piece(op: RuleContext, labels: Labels, dim: int) -> Labels:
 
 
 def _beside_numbers(op: RuleContext, labels: Labels, dim: int) -> Labels:
-    """Cut a range with a border that is a number in the code: as many channels as it counts stay."""
+    """Slice with a constant bound: keep the number of channels before the bound."""
     if labels is None or len(op.sources) != 2 or op.option_or("step", 1) != 1:
         return None
     given = (op.option("start") or 0), op.option_or("end", None)

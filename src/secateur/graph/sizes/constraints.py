@@ -147,7 +147,7 @@ def _labels_of(form: Form, counts: Sequence[int], slots: SlotTable) -> Labels:
 
 
 def _follow_comparisons(comparisons: Iterable[Source], known: KnownSizes) -> None:
-    """Let attributes of which nothing else is known follow the sizes that code compared them with."""
+    """Give attributes without an equation the tensor size that the code compared them with."""
     for pair in comparisons:
         assert isinstance(pair, Computed)
         for one, other in ((pair.left, pair.right), (pair.right, pair.left)):
@@ -199,7 +199,7 @@ def _terms(source: Source | int) -> Iterator[FromAttribute]:
 
 
 def _couple_runs(labels: IntArray, times: int, slots: SlotTable) -> IntArray:
-    """Join the channels that one attribute counts several times; return one of each."""
+    """Couple channels that one attribute counts several times; return one label of each run."""
     ways = [
         (np.repeat(labels[::times], times), labels[::times]),
         (np.tile(labels[: len(labels) // times], times), labels[: len(labels) // times]),
@@ -227,7 +227,7 @@ def _difference(item: Equation | Quotient, known: KnownSizes) -> Form | None:
 
 
 def _divided_by_unknown(source: Source | int, place: str, known: KnownSizes) -> Form | None:
-    """Divide a quotient that changes by an attribute of which nothing is known: that one stays.
+    """Treat an attribute without other constraints as a constant where a size that changes is divided by it.
 
     A constant may be added to it, and it may be multiplied by one.
     """
@@ -251,7 +251,7 @@ def _divided_by_unknown(source: Source | int, place: str, known: KnownSizes) -> 
 
 
 def _join_sides(equations: Sequence[Equation], known: KnownSizes) -> None:
-    """Join the two sides of every equation of which no attribute is unknown, one after the other."""
+    """Join both sides of each equation that has no unknown attribute."""
     for item in _all(equations, known):
         difference = _difference(item, known)
         if difference is None or difference.fixed or difference.unknowns:

@@ -1,4 +1,4 @@
-"""Say with which numbers operators draw, limit and compute.
+"""Find the numbers with which operators draw, limit and compute.
 
 Names are those that the recorder gives to all forms of an operator: ``normal`` for ``normal_`` too.
 """
@@ -6,8 +6,10 @@ Names are those that the recorder gives to all forms of an operator: ``normal`` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur._compat import tree_leaves
@@ -33,11 +35,13 @@ _LIMITS = frozenset({
 """Operators that compare values with numbers, or limit them: a number may matter for few values only."""
 
 _WITH_INTEGERS = _LIMITS | {
-    "add", "div", "fill", "full", "full_like", "mul", "new_full", "new_tensor", "pow", "rsub",
-    "scalar_tensor", "sub", "tensor",
+    "add", "div", "fill", "full", "full_like", "mul", "new_full", "pow", "rsub", "scalar_tensor", "sub",
 }
 """Operators of which an integer is a number to compute with, not a size or a dimension."""
 # fmt: on
+
+_OF_NUMBERS = frozenset({"new_tensor", "tensor"})
+"""Operators that make a tensor of the numbers of an argument, which may be a list of them."""
 
 _PARTS = frozenset({"chunk", "narrow", "slice", "split"})
 """Operators that take a part of a tensor as it is."""
@@ -63,7 +67,9 @@ def numbers_in(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
     if name in _PROBABILITIES:
         return (_probability(name, args, kwargs),)
     found = [item for item in tree_leaves((args, kwargs)) if isinstance(item, float)]
-    if name in _DISTRIBUTIONS or name in _WITH_INTEGERS:
+    if name in _OF_NUMBERS:
+        found += _integers(chain.from_iterable(map(_entries, args)))
+    elif name in _DISTRIBUTIONS or name in _WITH_INTEGERS:
         found += _integers((*args, *kwargs.values()))
     return tuple(map(float, found))
 
@@ -93,6 +99,11 @@ def tensors_read(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """List the tensors whose values an operator reads; some take only size and dtype of their first."""
     given = args[1:] if name.endswith("_like") or name.startswith("new_") else args
     return [item for item in tree_leaves((given, kwargs)) if isinstance(item, Tensor)]
+
+
+def _entries(data: Any) -> list[Any]:
+    """List the numbers of the argument that a tensor is made of."""
+    return tree_leaves(tuple(data) if isinstance(data, torch.Size) else data)
 
 
 def _integers(items: Iterable[Any]) -> list[int]:

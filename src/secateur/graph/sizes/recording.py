@@ -8,7 +8,7 @@ So the network is run once more, on shapes alone, with integers that remember th
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -37,6 +37,7 @@ from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
+from secateur.outputs import parts_of
 from secateur.untouched import untouched
 
 
@@ -100,16 +101,23 @@ class Observation:
         calls: every operator that the code called, in order.
         equal: sources of pairs of sizes that the code found equal.
         modules: the calls of every module, by its path.
+        outputs: for each part of the output, where it is, and what made it: an operator of a module, with the
+            number of earlier calls of the same one; the name of a parameter or buffer; or a plain value.
     """
 
     calls: Sequence[_Call]
     equal: Sequence[tuple[Any, Any]]
     modules: Mapping[str, Sequence[ModuleCall]]
+    outputs: Sequence[tuple[str, Any]]
 
     @property
     def hides(self) -> bool:
-        """Return whether the user's code has numbers that no output may show: of draws, and of limits."""
-        return any(call.is_random or call.is_limit for call in self.calls)
+        """Return whether the user's code has numbers that no output may show.
+
+        These are numbers of draws and of limits, and those that are computed from a size: what is beyond them
+        may occur for few inputs only.
+        """
+        return any(call.is_random or call.is_limit or call.follows_size for call in self.calls)
 
 
 def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
@@ -140,8 +148,9 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 stack.enter_context(said_to_be_exported())
                 stack.enter_context(tracer)
                 equal = stack.enter_context(recorded_equalities())
-                model(*args, **kwargs)
-            return Observation(tracer.calls, tuple(equal), tracer.modules)
+                output = model(*args, **kwargs)
+                outputs = tracer.origins(output)
+            return Observation(tracer.calls, tuple(equal), tracer.modules, outputs)
     return None
 
 
@@ -219,7 +228,7 @@ def likeness(
         ``SAME`` if only the mode of dropout and batch normalisation differs; ``ALIKE`` if there are besides
         these only operators that couple no channels, such as random masks of whole examples.
     """
-    if evaluation is None or training is None:
+    if evaluation is None or training is None or evaluation.outputs != training.outputs:
         return Likeness.DIFFERENT
     if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
         return Likeness.DIFFERENT
@@ -293,7 +302,7 @@ def hidden_change(model: nn.Module, inputs: ExampleInputs, before: Recorded, *, 
 
 
 def _changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
-    """Find an operator such as dropout, or one with random numbers, that is another after channels went.
+    """Find the first dropout or random operator whose parameters changed after a cut.
 
     What code computes from a width may not remember it, as a product of a float with it does not. In
     evaluation mode dropout hides its numbers; truth values and normalisations hide those of what was drawn;
@@ -307,20 +316,26 @@ def _changed_switch(before: Observation | None, after: Observation | None, *, fe
         return None
     if fewer:
         # Zeros that take the place of a branch are made of numbers alone, so only a call's own ones compare.
-        left = iter([_told(call, call.numbers) for call in before.calls if call.numbers])
+        left = iter([_comparison_key(call, call.numbers) for call in before.calls if call.numbers])
         others = [call for call in after.calls if call.may_hide and call.numbers]
         # Each is looked for behind the one that was found last.
-        return next((_place(call) for call in others if _told(call, call.numbers) not in left), None)
+        return next(
+            (_place(call) for call in others if _comparison_key(call, call.numbers) not in left), None
+        )
     ones, others = ([call for call in seen.calls if call.may_hide] for seen in (before, after))
     for one, other in zip_longest(ones, others):
         found = one or other
-        if one is None or other is None or _told(one, one.hidden) != _told(other, other.hidden):
+        if (
+            one is None
+            or other is None
+            or _comparison_key(one, one.hidden) != _comparison_key(other, other.hidden)
+        ):
             return _place(found)
     return None
 
 
-def _told(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
-    """Return what tells a call from another: module and operator, numbers, and the mode."""
+def _comparison_key(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
+    """Return the key by which two calls are compared: module and operator, numbers, and the mode."""
     return call.key[:2], numbers, call.is_on
 
 
@@ -441,6 +456,22 @@ class _SizeTracer(ShapeMode):
         _, maker, _ = self._makers.get(id(tensor), (None, None, 0))
         return maker if isinstance(maker, _Call) else None
 
+    def origins(self, output: Any) -> list[tuple[str, Any]]:
+        """List the parts of an output, each with what made it."""
+        earlier: Counter[tuple[str, str]] = Counter()
+        numbers: dict[_Call, tuple[str, str, int]] = {}
+        for call in self.calls:
+            path, name, _ = call.key
+            numbers[call] = (path, name, earlier[path, name])
+            earlier[path, name] += 1
+        parts = parts_of(output)
+        made = [
+            self._makers.get(id(leaf), (leaf, None, 0))[1:] if isinstance(leaf, Tensor) else (leaf, 0)
+            for leaf in parts.leaves
+        ]
+        origins = [(numbers[maker] if isinstance(maker, _Call) else maker, place) for maker, place in made]
+        return list(zip(parts.paths, origins, strict=True))
+
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator, and record it."""
         result = super().run(func, args, kwargs)
@@ -477,7 +508,9 @@ class _SizeTracer(ShapeMode):
         is_on = _is_on(name, args, kwargs)
         wide = sum(map(_is_wide, leaves))
         computes = name in _DROPOUTS or name in _COMPUTING
-        follows = computes and any(isinstance(item, Size | Proportional) for item in leaves)
+        follows = any(
+            isinstance(item, Proportional) or (computes and isinstance(item, Size)) for item in leaves
+        )
         sizes = given_sizes(name, args, kwargs)
         makers = [self._maker(item) for item in tensors_read(name, args, kwargs)]
         own = numbers_in(name, args, kwargs)
@@ -489,7 +522,11 @@ class _SizeTracer(ShapeMode):
         drawn = drawn or (name in _DROPOUTS and is_on is True and any(own) and not in_layer)
         drawn = drawn or (made_of is not None and any(maker.is_random for maker in free))
         limited = not in_layer and len(behind) > 0 and limits(name, args, kwargs)
-        hidden = behind if drawn or limited else own if not in_layer or is_on is not None else ()
+        # Integers of a computation with integers make indices, which follow what they count.
+        numeric = any(isinstance(item, Tensor) and item.is_floating_point() for item in (*leaves, *results))
+        hidden = (
+            behind if drawn or limited else own if (numeric and not in_layer) or is_on is not None else ()
+        )
         if drawn and made_of is not None:
             hidden += counts_chosen_among(name, args, kwargs, results[0])
         call = _Call(
@@ -512,13 +549,7 @@ class _SizeTracer(ShapeMode):
                 self.made_by(item, call, place)
 
     def _indexed(self, tensor: Tensor, steps: Sequence[Step], result: Tensor | None) -> None:
-        """Record an index as the operators that it runs.
-
-        Args:
-            tensor: what is indexed.
-            steps: for each operator, a dimension and what is picked from it.
-            result: what indexing returns; nothing if it is written to.
-        """
+        """Record an index as the operators that it runs; there is no result if the index is written to."""
         for number, (dim, item) in enumerate(steps or [(0, slice(None))]):
             if result is not None and number >= len(steps) - 1:
                 piece = result
@@ -560,7 +591,7 @@ def _is_number(item: Any) -> bool:
 
 
 def _number(item: float | np.ndarray[Any, Any]) -> float | bytes:
-    """Return a number, or what tells an array of numbers from others."""
+    """Return a hashable form of a number or an array."""
     return item.tobytes() if isinstance(item, np.ndarray) else item
 
 

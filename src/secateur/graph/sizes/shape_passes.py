@@ -101,7 +101,7 @@ def _is_ordinary(value: Any) -> bool:
 
 
 class _Like(torch.autograd.Function):
-    """An operator of which only the shapes of results and gradients matter."""
+    """An operator that computes only the shapes of results and gradients."""
 
     @staticmethod
     def forward(ctx: Any, in_place: bool, *tensors: Tensor) -> Tensor:
