@@ -123,7 +123,7 @@ def _draw(heads: HeadOutputs, judge: DetectorJudge, seed: int, options: Options)
             model,
             judge.batches("train", training=True),
             FitSettings(epochs=epochs, optimizer=optimizer),
-            FitOptions(metric=lambda network: judge.evaluate(network)["map"]),  # type: ignore[arg-type]
+            FitOptions(metric=judge),
         )
 
     train(heads, options.epochs)

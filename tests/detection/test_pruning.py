@@ -22,11 +22,13 @@ from secateur.detection import DetectorSettings, open_detector, prune_detector, 
 from secateur.detection.data import check_data, read_yolo_labels, with_absolute_path
 from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DetectorLoss, with_raw_outputs, without_raw_outputs
+from secateur.detection.tuning import DetectorTuner
 from secateur.errors import CheckpointError, UsageError
-from secateur.jobs.detector import prune_boxes
+from secateur.jobs.prune import prune
 from secateur.jobs.settings import PruneJob
 from secateur.recipes import Callback, Recipe
 from secateur.settings import flatten
+from secateur.training.events import EpochDone
 from secateur.training.run_folder import RunFolder, read_config, read_summary
 from tests.detection.generated import COLOURS, SIDE, detector, draw, draw_by_class
 from tests.libraries import QUIET
@@ -50,6 +52,10 @@ TASKS = [
 class Notes(Callback):
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.epochs: list[EpochDone] = []
+
+    def on_epoch_end(self, epoch: EpochDone) -> None:
+        self.epochs.append(epoch)
 
     def on_note(self, text: str) -> None:
         self.texts.append(text)
@@ -119,8 +125,14 @@ def librarys_trainer_refuses(file: Path, data: Path) -> None:
         ultralytics.YOLO(str(file)).train(data=str(data), epochs=1, device="cpu", project=str(data.parent))
 
 
-def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
-    notes = Notes()
+def test_training_may_end_with_the_last_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, made, created = Notes(), list[str](), DetectorTuner._created
+
+    def noted(self: DetectorTuner, network: nn.Module, epochs: int, name: str) -> Any:
+        made.append(name)
+        return created(self, network, epochs, name)
+
+    monkeypatch.setattr(DetectorTuner, "_created", noted)
     result = prune_detector(
         detector(FEW_LAYERS),
         draw(tmp_path / "data"),
@@ -133,8 +145,10 @@ def test_training_may_end_with_the_last_cut(tmp_path: Path) -> None:
     assert len(result.pruning.cuts) == 2
     assert not torch.are_deterministic_algorithms_enabled()
     assert result.metrics["after"] == result.metrics["cut"]
-    for start, count in (("cut, not trained", 2), ("epoch ", 1)):
-        assert sum(note.startswith(start) for note in notes.texts) == count, notes.texts
+    assert made == ["data", "data", "fine-tuning"]  # the first one checks the data before a folder is made
+    assert [done.epoch for done in notes.epochs] == [0, 1, 0]
+    assert {done.metric_name for done in notes.epochs} == {"mAP50-95"}
+    assert [fit.epoch for fit in result.pruning.fits] == [1, 0]
 
 
 def test_the_librarys_own_trainer_does_not_undo_the_cut_silently(tmp_path: Path) -> None:
@@ -316,7 +330,7 @@ def test_a_broken_data_file_leaves_an_earlier_run_as_it_was(text: str, message: 
             overwrite=True,
         )
         with pytest.raises(UsageError, match=message):
-            prune_boxes(job)
+            prune(job)
     assert read_summary(run) == {"status": "done"}
     assert (run / "measured.json").is_file()
     assert not (tmp_path / "new").exists()
@@ -495,22 +509,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wrong_words_on_the_command_line_leave_no_run(tmp_path: Path) -> None:
     words = words_of_prune(tmp_path)
     data, file, run = tmp_path / "data" / "data.yaml", tmp_path / "net.pt", tmp_path / "run"
-    for command in (words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]):
+    frontier = ["frontier", file, "--data", data, "--out", run]
+    for command in (
+        *(words, ["inspect", file], ["measure", file], ["evaluate", file, "--data", data]),
+        frontier,
+    ):
         refused = secateur(*command)
         assert refused.exit_code == 2
         assert "--trusted" in refused.output
-    refused = secateur("frontier", file, "--data", "digits", "--out", tmp_path / "frontier")
+    refused = secateur("train", "--model", file, "--data", "digits", "--out", run)
     assert refused.exit_code == 2
-    assert "which only prune, evaluate, inspect and measure read" in refused.output
+    assert f"YOLO('{file}').train(" in refused.output
     wrong = tmp_path / "data" / "wrong.yaml"
     wrong.write_text(data.read_text().replace("0: red", "0: purple"))
     failed = secateur(*(wrong if word == data else word for word in words), "--trusted")
     assert failed.exit_code == 2
     assert "calls a class 'red'" in failed.output
-    for text in ("data.batch_size=3", "distillation.temperature=2", "finetune.warmup=0.2"):
+    # The second one is the default, which has no effect either.
+    for text in (
+        "data.batch_size=3",
+        "data.held_out=0.1",
+        "distillation.divergence=reverse",
+        "finetune.warmup=0.2",
+    ):
         idle = secateur(*words, "--trusted", "--set", text)
         assert idle.exit_code == 2
-        assert f"{text.partition('=')[0]}: no effect on detectors" in " ".join(idle.output.split())
+        assert f"{text.partition('=')[0]}: no effect" in " ".join(idle.output.split())
     assert not run.exists()
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     other = secateur("inspect", tmp_path / "other.pt", "--trusted")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,11 +18,15 @@ from typer.testing import CliRunner
 import secateur as sec
 from secateur._torchvision import detectors_runnable
 from secateur.cli import app
-from secateur.detection import DetectorResult, DetectorSettings, HeadOutputs, prune_detector
+from secateur.detection import (
+    DetectorSettings,
+    HeadOutputs,
+    prune_detector,
+    torchvision_pruning,
+)
 from secateur.detection.data import read_yolo_labels
-from secateur.detection.torchvision_pruning import prune_torchvision
 from secateur.errors import UsageError
-from secateur.recipes import Recipe
+from secateur.recipes import PruneResult, Recipe, run_recipe
 from secateur.training.run_folder import read_metrics, read_summary
 from tests.detection.generated import COLOURS, SIDE, draw
 from tests.detection.torchvision_detectors import small_detector
@@ -68,13 +73,16 @@ def test_losses_and_boxes_are_those_of_the_detector(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prune_train_save_and_load(kind: str, tmp_path: Path) -> None:
+def test_prune_train_save_and_load(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, data = small_detector(kind), draw(tmp_path / "data")
+    checks = Mock(wraps=torchvision_pruning._check_classes)
+    monkeypatch.setattr(torchvision_pruning, "_check_classes", checks)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     result = prune_detector(
         detector, data, sec.Budget(macs=0.6), tmp_path / "out", Recipe(finetune={"epochs": 1}), SETTINGS
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+    assert checks.call_count == 1
     assert result.pruning.ok
     assert result.pruning.cost_after.macs <= 0.6 * result.pruning.cost_before.macs
     assert result.metrics["after"]["map"] >= result.metrics["cut"]["map"]
@@ -181,11 +189,10 @@ class Fit:
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(*arguments: Any) -> DetectorResult:
-        found = prune_torchvision(*arguments)
-        return replace(found, pruning=replace(found.pruning, latency=Fit()))  # type: ignore[arg-type]
+    def timed(*arguments: Any, **more: Any) -> PruneResult:
+        return replace(run_recipe(*arguments, **more), latency=Fit())  # type: ignore[arg-type]
 
-    monkeypatch.setattr("secateur.jobs.detector.prune_torchvision", timed)
+    monkeypatch.setattr("secateur.jobs.recipe_job.run_recipe", timed)
     data, run = draw(tmp_path / "data"), tmp_path / "run"
     torch.save(small_detector("SSD").state_dict(), tmp_path / "ssd.pth")
     (tmp_path / "net.py").write_text(
@@ -222,7 +229,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert summary["asked"] == {"latency": {"measured_ms": 2.0}}
     notes = [line["text"] for line in read_metrics(run) if line.get("event") == "note"]
     stages = [text.partition(":")[0] for text in notes]
-    assert stages.index("cut, not trained") < stages.index("after") < stages.index("latency")
+    assert stages.index("before") < stages.index("latency") < stages.index("after")
+    epochs = [line for line in read_metrics(run) if line.get("event") == "epoch"]
+    assert [(line["epoch"], line["metric_name"]) for line in epochs] == [(0, "mAP50-95"), (1, "mAP50-95")]
     assert "latency: 3 ms before, 2 ms after" in done.output
     assert "mAP50-95" in done.output
     assert "validation mAP50-95" in (run / "report.html").read_text()

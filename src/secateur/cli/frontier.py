@@ -35,13 +35,14 @@ def frontier(
     measured: options.Measured = None,
     weights: options.Weights = None,
     builder: options.Builder = None,
+    trusted: options.Trusted = False,
     device: options.JobDevice = None,
     seed: options.JobSeed = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Show accuracy or perplexity against cost at several budgets, without training, before you choose one.
+    """Show accuracy, perplexity or mAP against cost at several budgets, without training.
 
     For each budget a copy of the network is cut, verified, reconstructed and evaluated on the validation
     data. The damage of every width is measured once; it serves later budgets too. Point 1 is
@@ -50,6 +51,7 @@ def frontier(
     Examples:
       secateur frontier runs/big --data images --out runs/frontier
       secateur frontier runs/big --data images --by latency --points 5 --out runs/frontier
+      secateur frontier best.pt --trusted --data data.yaml --out runs/frontier
       secateur prune runs/big --data images --measured runs/frontier --point 5 --out runs/small
     """
     job = frontier_job(
@@ -57,6 +59,7 @@ def frontier(
             "network.source": ("RUN", network),
             "network.weights": ("--weights", weights),
             "network.builder": ("--builder", builder),
+            "network.trusted": ("--trusted", trusted or None),
             "data.source": ("--data", data),
             "by": ("--by", by),
             "points": ("--points", points),

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.formats import count, factor, milliseconds, percent, size
-from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in, kind_of
+from secateur.training.metrics import PERPLEXITY, TOP_1, kind_in, kind_of, metric_of_path
 
 Figures = Mapping[str, Any]
 
@@ -77,18 +77,22 @@ def frontier_table(frontier: Mapping[str, Any], evaluated_on: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     examples = frontier["baseline"]["examples"]
     metric = kind_in(frontier["baseline"])
-    quality = f"{metric.name} on {examples:,} {evaluated_on} {metric.unit}"
+    quality = f"{metric.name} on {f'{examples:,} ' if examples else ''}{evaluated_on} {metric.unit}"
     timed = any(point["latency_ms"] is not None for point in frontier["points"])
-    headings = ("point", "budget", "MACs", "parameters", *(("latency",) if timed else ()), quality, "loss")
+    headings = ("point", "budget", "MACs", "parameters", *(("latency",) if timed else ()), quality)
+    headings += ("loss",) if examples else ()
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left")
     for row in [frontier["baseline"], *frontier["points"]]:
         budget = f"{row['share']:.0%} of {frontier['by']}" if row["share"] else ""
         time = (milliseconds(row["latency_ms"]),) if timed else ()
         name = str(row["number"]) if row["number"] else "whole"
-        quality = f"{metric.show(row[metric.key])} ± {metric.show_error(row['error'])}"
+        quality = metric.show(row[metric.key])
+        if examples:
+            quality += f" ± {metric.show_error(row['error'])}"
         cost = count(row["cost"]["macs"]), count(row["cost"]["params"])
-        table.add_row(name, budget, *cost, *time, quality, f"{row['loss']:.3f}")
+        loss = (f"{row['loss']:.3f}",) if examples else ()
+        table.add_row(name, budget, *cost, *time, quality, *loss)
     return table
 
 
@@ -284,17 +288,18 @@ def path_table(path: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading, side in (("left", "right"), ("MACs", "right"), ("parameters", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
-    table.add_column("top-1 on validation images", justify="right")
+    metric = metric_of_path(path)
+    table.add_column(f"{metric.name} on validation images", justify="right")
     table.add_column("")
     table.add_column("checkpoint")
     for point in sorted(path, key=lambda item: -item["share"]):
-        cost, top1 = point["cost"], point["validation_top1"]
+        cost, quality = point["cost"], point[f"validation_{metric.key}"]
         table.add_row(
             percent(point["share"]),
             count(cost["macs"]) if cost else "",
             count(cost["params"]) if cost else "",
-            percent(top1),
-            "accepted" if point["held"] else "not reachable" if top1 is None else "rejected",
+            metric.show(quality),
+            "accepted" if point["held"] else "not reachable" if quality is None else "rejected",
             Path(point["checkpoint"]).name if point["checkpoint"] else "the original",
         )
     return table

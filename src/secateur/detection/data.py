@@ -19,6 +19,8 @@ from secateur.detection.labels import (
     checked_box,
     checked_image,
     checked_labels,
+    is_labelled_folder,
+    read_labels,
     usable_objects,
 )
 from secateur.errors import DataError, UsageError
@@ -212,6 +214,21 @@ def read_yolo_labels(path: str | Path, names: Sequence[str] | None = None) -> De
     return checked_labels(Path(path), splits, known if names is None else names, broken)
 
 
+def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> DetectionData:
+    """Read a VOC or COCO folder, or the images that a ``data.yaml`` lists.
+
+    Args:
+        source: the folder or file.
+        names: the classes of the network, in its order; by default those of the labels.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    if is_labelled_folder(source):
+        return read_labels(source, names)
+    return read_yolo_labels(source, names)
+
+
 def _root(path: Path, place: str) -> Path:
     """Resolve the path in a data file: beside the file, or in the current folder."""
     beside = path.parent / place
@@ -359,11 +376,13 @@ class ImageFaults:
     """What is wrong with images of a split as ultralytics reads them.
 
     Attributes:
+        images: number of images that are used.
         left_out: files that cannot be read or whose labels are wrong, which ultralytics leaves out.
         flat: images with boxes without width or height, which ultralytics keeps.
         empty: number of images without an object.
     """
 
+    images: int
     left_out: Sequence[str] = ()
     flat: Sequence[str] = ()
     empty: int = 0
@@ -389,9 +408,10 @@ def image_faults(trainer: Any, split: str, source: str | Path | None = None) -> 
             f"{source}: {split}: no image in {trainer.data[split]} can be used: {first_line(error)}"
         ) from error
     if not hasattr(dataset, "labels"):
-        return ImageFaults()
+        return ImageFaults(len(dataset))
     used = {str(label["im_file"]) for label in dataset.labels}
     return ImageFaults(
+        images=len(dataset.labels),
         left_out=[file for file in dataset.get_img_files(trainer.data[split]) if file not in used],
         flat=[
             str(label["im_file"])

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from secateur.recipes import PruneResult
+from secateur.training.evaluate import Evaluation
+from secateur.training.metrics import MAP, MAP_50, TOP_1, MetricKind
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,39 @@ class DetectorResult:
     def __str__(self) -> str:
         stages = "; ".join(f"{stage} {in_words(values)}" for stage, values in self.metrics.items())
         return f"{self.pruning}\non the validation images: {stages}\n{self.file}"
+
+
+def evaluation_of(found: Mapping[str, float]) -> Evaluation:
+    """Describe metrics of ultralytics as an evaluation: mAP50-95, or top-1 of a classifier.
+
+    Args:
+        found: by the names of ultralytics, or ``map`` and ``map50``.
+
+    >>> evaluation_of({"metrics/mAP50(B)": 0.5, "metrics/mAP50-95(B)": 0.3, "fitness": 0.1}).figures
+    {'map': 0.3, 'map50': 0.5}
+    """
+    plain = {_KEYS.get(name, name): value for name, value in found.items()}
+    for kind, also in ((MAP, (MAP_50,)), (TOP_1, ())):
+        if kind.key in plain:
+            others = {other.key: plain[other.key] for other in also if other.key in plain}
+            return Evaluation(plain[kind.key], name=kind.name, also=others)
+    return Evaluation(plain["fitness"], name="fitness")
+
+
+def kind_for(network: nn.Module) -> MetricKind:
+    """Return the metric by which networks of a task are compared.
+
+    Args:
+        network: of ultralytics or torchvision.
+    """
+    return TOP_1 if getattr(network, "task", None) == "classify" else MAP
+
+
+_KEYS = {
+    "metrics/mAP50(B)": MAP_50.key,
+    "metrics/mAP50-95(B)": MAP.key,
+    "metrics/accuracy_top1": TOP_1.key,
+}
 
 
 def in_words(metrics: Mapping[str, float]) -> str:

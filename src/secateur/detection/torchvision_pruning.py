@@ -1,46 +1,27 @@
-"""Prune a detector of torchvision: score, cut, reconstruct, fine-tune on its own losses, measure mAP."""
+"""Read labelled images for a detector of torchvision, check its classes, and measure its mAP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.budget import Budget
-from secateur.detection.data import read_yolo_labels
 from secateur.detection.head_outputs import HeadOutputs
-from secateur.detection.labels import DetectionData, LabelledImage, is_labelled_folder, read_labels
+from secateur.detection.labels import DetectionData, LabelledImage
 from secateur.detection.mean_ap import mean_average_precision
-from secateur.detection.results import DetectorResult, in_words
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.torchvision_images import SquareBatches, side_of, square_transform
 from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph.capture.program import mode_of
-from secateur.graph.cutting.tensors import copy_with
-from secateur.recipes import Callback, Cut, LatencyOptions, Recipe, Training, prune
-from secateur.training.events import report_note, report_progress
-from secateur.training.random_state import seeded
-
-
-def read_any_labels(source: str | Path, names: Sequence[str] | None = None) -> DetectionData:
-    """Read a VOC or COCO folder, or the images that a ``data.yaml`` lists.
-
-    Args:
-        source: the folder or file.
-        names: the classes of the network, in its order; by default those of the labels.
-
-    Raises:
-        UsageError: it cannot be used.
-    """
-    if is_labelled_folder(source):
-        return read_labels(source, names)
-    return read_yolo_labels(source, names)
+from secateur.recipes import Callback, LatencyOptions, Recipe, Training
+from secateur.training.events import report_progress
+from secateur.training.metrics import MAP
+from secateur.training.resume import Journal
 
 
 @dataclass(frozen=True)
@@ -53,6 +34,9 @@ class DetectorJudge:
         settings: size of the images and of the batches.
         callbacks: receive progress.
     """
+
+    name = MAP.name
+    loss = None
 
     detector: nn.Module
     labelled: DetectionData
@@ -79,13 +63,55 @@ class DetectorJudge:
             training=training,
         )
 
-    def evaluate(self, heads: HeadOutputs, split: str = "val") -> dict[str, float]:
+    @property
+    def images(self) -> dict[str, int]:
+        """Return the number of images by split."""
+        return {split: len(found) for split, found in self.labelled.splits.items()}
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """List what could not be used: file and reason."""
+        return self.labelled.broken
+
+    @property
+    def has_test(self) -> bool:
+        """Return whether there are test images."""
+        return bool(self.labelled.splits["test"])
+
+    def training(self, recipe: Recipe | None = None, journal: Journal | None = None) -> Training:
+        """Collect batches and the metric for :func:`secateur.prune`.
+
+        Args:
+            recipe: makes no difference here.
+            journal: is not needed: the training loop is that of Secateur.
+        """
+        calibration = self.batches("train", most=self.settings.calibration_images)
+        images: torch.Tensor = next(iter(calibration))["images"]
+        return Training(
+            batches=self.batches("train", training=True),
+            calibration=calibration,
+            metric=self,
+            check_inputs={"images": images[:2]},
+            latency=LatencyOptions(inputs={"images": images[:1]}),
+        )
+
+    def describe(self) -> str:
+        """Format the names of the classes and the size of the images."""
+        side = side_of(self.detector, self.settings.image_size)
+        return f"labels from 1: {', '.join(self.labelled.names)}; images of {side} pixels"
+
+    def __call__(self, heads: nn.Module) -> float:
+        """Return the mAP of a network on the validation images."""
+        return self.evaluate(heads)["map"]
+
+    def evaluate(self, heads: nn.Module, split: str = "val") -> dict[str, float]:
         """Measure ``map`` and ``map50`` of a detector on the images of a split.
 
         Args:
             heads: of the detector.
             split: ``train``, ``val`` or ``test``.
         """
+        assert isinstance(heads, HeadOutputs)
         found, expected, batches = [], [], self.batches(split)
         report_progress(self.callbacks, "measuring mAP", 0, len(batches))
         with mode_of(heads, training=False), torch.no_grad():
@@ -94,94 +120,6 @@ class DetectorJudge:
                 expected += batch["targets"]
                 report_progress(self.callbacks, "measuring mAP", number + 1, len(batches))
         return mean_average_precision(found, expected)
-
-
-@dataclass
-class _Stages(Callback):
-    """Keep the mAP of the network after the last cut, before it is trained.
-
-    Attributes:
-        judge: measures.
-        metrics: of the stages so far.
-    """
-
-    judge: DetectorJudge
-    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    name = "mAP50-95"
-
-    def __call__(self, heads: nn.Module) -> float:
-        """Measure the mAP of a network."""
-        assert isinstance(heads, HeadOutputs)
-        found = self.judge.evaluate(heads)
-        if "cut" not in self.metrics:
-            self.metrics["cut"] = found
-            report_note(self.judge.callbacks, f"cut, not trained: {in_words(found)}")
-        return found["map"]
-
-    def on_cut(self, cut: Cut) -> None:
-        """Forget what was measured before this cut."""
-        self.metrics.pop("cut", None)
-
-
-def prune_torchvision(
-    detector: nn.Module,
-    data: DetectionData,
-    budget: Budget,
-    file: Path,
-    recipe: Recipe,
-    settings: DetectorSettings,
-    callbacks: Sequence[Callback] = (),
-    seed: int = 0,
-) -> DetectorResult:
-    """Prune a detector of torchvision whole, and fine-tune it on its own losses.
-
-    Arguments, results and errors are those of :func:`secateur.detection.prune_detector`, apart from two.
-
-    Args:
-        detector: of torchvision.
-        data: labelled images.
-        budget: what may remain.
-        file: that the result names; the caller writes it.
-        recipe: how to prune and train.
-        settings: images.
-        callbacks: receive reports.
-        seed: of all random numbers.
-    """
-    check_torchvision(detector, data, settings)
-    heads = HeadOutputs(copy_with(detector, {})).eval()
-    judge = DetectorJudge(detector, data, settings, callbacks)
-    calibration = judge.batches("train", most=settings.calibration_images)
-    images: torch.Tensor = next(iter(calibration))["images"]
-    report_note(
-        callbacks,
-        f"labels from 1: {', '.join(data.names)}; images of {calibration.side} pixels",
-    )
-    stages = _Stages(judge)
-    with seeded(seed):
-        before = judge.evaluate(heads)
-        report_note(callbacks, f"before: {in_words(before)}")
-        result = prune(
-            heads,
-            {"images": images[:2]},
-            budget,
-            batches=Training(
-                batches=judge.batches("train", training=True),
-                calibration=calibration,
-                metric=stages,
-                latency=LatencyOptions(inputs={"images": images[:1]}),
-            ),
-            recipe=recipe,
-            callbacks=[stages, *callbacks],
-        )
-        small = result.model.eval()
-        assert isinstance(small, HeadOutputs)
-        after = judge.evaluate(small)
-        if "cut" not in stages.metrics:
-            stages.metrics["cut"] = after
-            report_note(callbacks, f"cut, not trained: {in_words(after)}")
-    report_note(callbacks, f"after: {in_words(after)}")
-    metrics = {"before": before, "cut": stages.metrics["cut"], "after": after}
-    return DetectorResult(small.detector().eval(), result, metrics, file)
 
 
 def check_torchvision(detector: nn.Module, data: DetectionData, settings: DetectorSettings) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from secateur.detection.files import keep_from_rebuilding
+from secateur.detection.library import ultralytics_in_use
 from secateur.detection.raw_outputs import DistilledLoss, bare_copy
-from secateur.detection.results import in_words
+from secateur.detection.results import evaluation_of
 from secateur.detection.settings import DetectorSettings
 from secateur.errors import UsageError
 from secateur.formats import first_line
 from secateur.training.distillation import Teacher
-from secateur.training.events import TrainingCallback, report_note, report_progress
+from secateur.training.events import EpochDone, TrainingCallback, report_epoch, report_progress
+from secateur.training.loop import FitState
 from secateur.untouched import untouched
 
 _SHOWN = (
@@ -29,18 +32,57 @@ _SHOWN = (
 )
 """Arguments of ultralytics that are recorded beside those that the user gave."""
 
+PHASE = "fine-tuning"
+"""Name of this training in events."""
 
-@dataclass(frozen=True)
-class Tuned:
+
+@dataclass
+class Tuned(FitState):
     """The result of a training with ultralytics.
 
     Attributes:
-        metrics: of what is kept, by the names of ultralytics.
-        arguments: of ultralytics that were used, with what it and Secateur chose.
+        before: metrics of the network before the training, by the names of ultralytics.
+        metrics: of what is kept.
+        arguments: of ultralytics that were used, with what it and Secateur chose; none without a training.
     """
 
-    metrics: Mapping[str, float]
-    arguments: Mapping[str, Any]
+    before: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, before: Mapping[str, float] | None, epochs: int = 0) -> Tuned:
+        """Describe a training that has not taken a step.
+
+        Args:
+            before: metrics of the network, if they are known.
+            epochs: of the training.
+        """
+        if before is None:
+            return cls()
+        state = cls(before=before, start=evaluation_of(before))
+        state.add(EpochDone(PHASE, 0, epochs, None, None, 0.0), before)
+        return state
+
+    def add(self, done: EpochDone, found: Mapping[str, float]) -> bool:
+        """Add an epoch; among equals the later one is kept, which was trained for longer.
+
+        Args:
+            done: the epoch; its metric is filled in here.
+            found: what was measured after it, by the names of ultralytics.
+
+        Returns:
+            Whether it is the best so far.
+        """
+        evaluation = evaluation_of(found)
+        kept = not self.metrics or found["fitness"] >= self.metrics["fitness"]
+        if kept:
+            self.metrics, self.kept, self.kept_epoch = found, evaluation, done.epoch
+        if self.highest is None or evaluation.quality > self.highest.quality:
+            self.highest, self.improved_epoch = evaluation, done.epoch
+        self.epoch, self.evaluation = done.epoch, evaluation
+        self.history.append(replace(done, metric=evaluation.metric, metric_name=evaluation.name, kept=kept))
+        return kept
 
 
 @dataclass(frozen=True)
@@ -62,10 +104,21 @@ class DetectorTuner:
     callbacks: Sequence[TrainingCallback] = ()
     seed: int = 0
     source: str | Path | None = None
+    _readers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def reader(self, network: nn.Module) -> Any:
+        """Return the trainer that reads the data; it is made once, for a network and smaller versions of it.
+
+        Args:
+            network: not changed.
+        """
+        if "data" not in self._readers:
+            self._readers["data"] = self.trainer(bare_copy(network), epochs=1, name="data")
+        return self._readers["data"]
 
     def trainer(self, network: nn.Module, epochs: int, name: str) -> Any:
         """Create a trainer for a network, with its data; the process is left as it was."""
-        with _process_restored():
+        with ultralytics_in_use(), _process_restored():
             return self._created(network, epochs, name)
 
     def _created(self, network: nn.Module, epochs: int, name: str) -> Any:
@@ -111,48 +164,58 @@ class DetectorTuner:
 
         Args:
             network: the network.
-            epochs: passes over the training images.
+            epochs: passes over the training images; with none, only ``start`` is reported.
             start: its metrics before; the first epoch is the best so far if not given.
             teacher: a network that returns raw outputs, which are learnt besides the labels.
 
         Returns:
-            The metrics of what is kept, and the arguments that were used.
+            The course of the training, the metrics of what is kept, and the arguments that were used.
         """
-        best, state = dict(start or {"fitness": -1.0}), deepcopy(network.state_dict())
+        state, weights = Tuned.begun(start, epochs), deepcopy(network.state_dict())
+        for done in state.history:
+            report_epoch(self.callbacks, done)
+        if not epochs:
+            return state
 
         def after_epoch(trainer: Any) -> None:
-            nonlocal best, state
+            nonlocal weights
             found = {
                 name: float(value) for name, value in {**trainer.metrics, "fitness": trainer.fitness}.items()
             }
-            report_progress(self.callbacks, "fine-tuning", trainer.epoch + 1, epochs, _total(trainer.tloss))
-            report_note(self.callbacks, f"epoch {trainer.epoch + 1} of {epochs}: {in_words(found)}")
-            if found["fitness"] >= best["fitness"]:
-                best, state = found, deepcopy(trainer.ema.ema.state_dict())
+            number, loss, rate = trainer.epoch + 1, _total(trainer.tloss), max(trainer.lr.values())
+            report_progress(self.callbacks, PHASE, number, epochs, loss)
+            seconds = time.time() - trainer.epoch_time_start
+            if state.add(EpochDone(PHASE, number, epochs, loss, float(rate), seconds), found):
+                weights = deepcopy(trainer.ema.ema.state_dict())
+            report_epoch(self.callbacks, state.history[-1])
 
         def after_batch(trainer: Any) -> None:
             # A callback may stop the training.
-            report_progress(self.callbacks, "fine-tuning", trainer.epoch, epochs)
+            report_progress(self.callbacks, PHASE, trainer.epoch, epochs)
 
         trained = bare_copy(network)
         keep_from_rebuilding(trained)  # in the files that ultralytics writes
-        with _process_restored():
+        with ultralytics_in_use(), _process_restored():
             trainer = self._created(trained, epochs, "fine-tuning")
             trainer.add_callback("on_train_batch_end", after_batch)
             trainer.add_callback("on_model_save", after_epoch)
             with nullcontext() if teacher is None else _distilling(trainer, teacher):
                 trainer.train()
-        network.load_state_dict(state)
+        network.load_state_dict(weights)
         used = {**vars(trainer.args), **_of_optimizer(trainer.optimizer)}
-        return Tuned(best, {name: used[name] for name in (*_SHOWN, *self.settings.options) if name in used})
+        state.arguments = {name: used[name] for name in (*_SHOWN, *self.settings.options) if name in used}
+        return state
 
     def validate(self, network: nn.Module, split: str = "val") -> dict[str, float]:
-        """Measure a copy of a network on the images of a split."""
-        trainer = self.trainer(bare_copy(network), epochs=1, name="data")
-        trainer.test_loader = trainer.get_dataloader(
-            trainer.data[split], batch_size=self.settings.batch, rank=-1, mode="val"
-        )
-        found = trainer.get_validator()(model=trainer.model)
+        """Measure a copy of a network on the images of a split, which are listed once."""
+        reader = self.reader(network)
+        with ultralytics_in_use():
+            if split not in self._readers:
+                self._readers[split] = reader.get_dataloader(
+                    reader.data[split], batch_size=self.settings.batch, rank=-1, mode="val"
+                )
+            reader.test_loader = self._readers[split]
+            found = reader.get_validator()(model=bare_copy(network))
         return {name: float(value) for name, value in found.items()}
 
 

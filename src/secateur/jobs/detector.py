@@ -1,214 +1,195 @@
-"""Prune and evaluate detectors: the jobs behind ``secateur prune`` and ``evaluate`` for labelled boxes."""
+"""Prune and judge detectors on labelled images: those of ultralytics, and those of torchvision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from secateur.batches import LossFunction
 from secateur.checkpoint import read_metadata
-from secateur.detection import DetectorResult, DetectorSettings
-from secateur.detection.data import check_data, class_names, read_yolo_labels
-from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
-from secateur.detection.labels import DetectionData, is_labelled_folder, read_labels
+from secateur.detection.data import check_data, class_names, read_any_labels
+from secateur.detection.head_outputs import is_torchvision_detector
+from secateur.detection.labels import DetectionData, is_labelled_folder
 from secateur.detection.library import is_ultralytics
-from secateur.detection.pruning import (
-    check_ultralytics,
-    note_broken,
-    prune_ultralytics,
-    validate_detector,
-)
-from secateur.detection.raw_outputs import copy_without_trainer
+from secateur.detection.pruning import DetectorTools
+from secateur.detection.raw_outputs import RawOutputs, without_raw_outputs
+from secateur.detection.results import evaluation_of, kind_for
+from secateur.detection.settings import DetectorSettings
 from secateur.detection.torchvision_images import side_of
-from secateur.detection.torchvision_pruning import DetectorJudge, check_torchvision, prune_torchvision
-from secateur.detection.tuning import image_size_of
+from secateur.detection.torchvision_pruning import DetectorJudge, check_torchvision
+from secateur.detection.tuning import Tuned, image_size_of
+from secateur.detection.ultralytics_tools import (
+    as_network,
+    check_ultralytics,
+    idle_in_ultralytics,
+    note_broken,
+    prepare,
+    save_raw,
+)
 from secateur.errors import UsageError
-from secateur.jobs.network_summary import summarise
-from secateur.jobs.networks import Network, captured_network, open_network, sized
-from secateur.jobs.records import cut_record
-from secateur.jobs.settings import DataChoice, NetworkChoice, PruneJob, is_checkpoint, is_pickled
-from secateur.jobs.verifications import combined
-from secateur.jobs.workplace import Workplace, open_workplace
+from secateur.jobs.networks import Network, captured_network, open_network, sized, whole_network
+from secateur.jobs.settings import DataChoice, NetworkChoice, is_checkpoint, is_pickled
 from secateur.models import InputSpec
-from secateur.recipes import Callback, Measured, Recipe, fingerprint
-from secateur.training.context import RunContext, launch
+from secateur.recipes import Callback, Recipe, RecipeContext, Training
+from secateur.settings import Need
+from secateur.training.context import RunContext
+from secateur.training.evaluate import Evaluation
 from secateur.training.events import Progress, report_note
-from secateur.training.run_folder import DETECTOR, NETWORK, ULTRALYTICS, find_checkpoint
-from secateur.training.settings import DeviceSettings, FitSettings
-
-_IDLE_TEACHER = ("weight", "temperature", "divergence", "flip")
-"""Settings of a teacher's classes; detectors learn its raw outputs alone."""
-
-_UNUSED = frozenset(
-    (
-        *(f"data.{name}" for name in DataChoice.model_fields if name != "source"),
-        *(f"recipe.distillation.{name}" for name in _IDLE_TEACHER),
-    )
-)
-"""Settings without an effect on detectors."""
-
-_UNUSED_BY_ULTRALYTICS = frozenset(
-    f"recipe.{phase}.{name}"
-    for phase in ("between", "finetune")
-    for name in FitSettings.model_fields
-    if name not in ("epochs", "updates")
-)
-"""Settings without an effect on the trainer of ultralytics."""
+from secateur.training.interrupt import Interruption
+from secateur.training.loop import FitState
+from secateur.training.metrics import MetricKind
+from secateur.training.run_folder import DETECTOR, ULTRALYTICS, find_checkpoint
 
 
-def prune_boxes(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Prune a detector to a budget, and fine-tune it: one of ultralytics by its own trainer.
+@dataclass(frozen=True)
+class DetectorTask:
+    """Images as the library of a detector reads them, with its losses and metrics.
 
-    Args:
-        job: its settings. The network is a ``.pt`` file of ultralytics, or a detector of ultralytics or
-            torchvision: a name with weights, a checkpoint, or a function in a file. The data are a
-            ``data.yaml``, a folder with VOC or COCO labels, or for a classifier in a ``.pt`` file a folder of
-            images by class.
-        callbacks: receive progress and notes.
-
-    Returns:
-        The content of ``summary.json``. The network is in ``checkpoints/best.safetensors``, for ultralytics
-        also in ``pruned.pt``.
-
-    Raises:
-        SecateurError: the message says what is wrong; only the run folder was changed.
+    Attributes:
+        network: the detector, which returns what its heads compute.
+        source: the user's word for the images.
+        settings: how images are read.
+        seed: determines their order.
+        trains: whether networks are trained; then they are reported on by the validation images.
+        tools: read, train and measure, once the data are read.
     """
-    if job.data is None:
-        raise UsageError("--data: a detector is pruned with the data.yaml that it was trained with")
-    if job.budget is None:
-        raise UsageError("--max-drop: not for detectors; give what may remain, such as --macs 0.5")
-    if job.resume:
-        raise UsageError("--resume: a run on a detector cannot be continued; start it again with --overwrite")
-    if job.measured is not None:
-        raise UsageError("--measured: not for detectors; leave it out")
-    network, labelled = _opened(job.network, job.data.source, job.detector)
-    _refuse_unused(job)
-    with launch(job.device) as context:
-        network.model.to(context.device)
-        _check(job, network, labelled)
-        unused = _UNUSED | _UNUSED_BY_ULTRALYTICS if labelled is None else _UNUSED
-        with open_workplace("prune", job, context, callbacks, unused) as place:
-            _prune(job, place, network, labelled)
-    return dict(place.run.summary)
+
+    network: Network
+    source: str
+    settings: DetectorSettings
+    seed: int
+    trains: bool
+    tools: DetectorTools | None = field(default=None, kw_only=True)
+
+    @property
+    def loss_fn(self) -> LossFunction | None:
+        """Return the loss, if the network does not return it."""
+        return self._tools.loss
+
+    @property
+    def metric(self) -> MetricKind:
+        """Return what networks are judged by."""
+        return kind_for(self.network.model)
+
+    @property
+    def evaluated_on(self) -> str:
+        """Return where networks are compared without training."""
+        return "validation"
+
+    def open(self, choice: NetworkChoice) -> Network:
+        """Return the network, which was opened with the images."""
+        return self.network
+
+    def needs(self) -> Iterator[Need]:
+        """List settings that have no effect on a detector."""
+        instead = {"batch_size": "set detector.batch"}
+        for name in DataChoice.model_fields:
+            if name != "source":
+                remedy = instead.get(name, "")
+                yield Need(f"data.{name}", True, "on detectors", remedy)
+        for name in ("weight", "temperature", "divergence", "flip"):
+            reason = "on detectors, which learn the raw outputs of the unpruned one"
+            yield Need(f"distillation.{name}", True, reason, "set distillation.outputs=1")
+
+    def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
+        """Collect batches, the metric on the validation images, and the trainer of ultralytics."""
+        return self._tools.training(recipe or Recipe(), context.journal)
+
+    def test_batches(self) -> None:
+        """Return nothing: the library of the detector reads the images."""
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        context: RunContext,
+        *,
+        choosing: bool = False,
+        answers: list[Tensor] | None = None,
+    ) -> Evaluation:
+        """Measure mAP, or of a classifier accuracy."""
+        return evaluation_of(self._tools.evaluate(model, "val" if choosing else self._split))
+
+    def report(self, found: Evaluation) -> dict[str, Any]:
+        """Describe an evaluation."""
+        return {"split": self._split, "image_size": self.settings.image_size, **found.figures}
+
+    def start(self) -> dict[str, Any]:
+        """Describe the images: their number by split."""
+        return {"images": dict(self._tools.images), "tested_on": "validation"}
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the images: their classes, and what is left out of them."""
+        return {"classes": self.network.classes, "skipped": list(self._tools.skipped)}
+
+    def compare(self, before: list[Tensor], after: list[Tensor]) -> None:
+        """Return nothing: an image has several answers."""
+
+    @property
+    def _tools(self) -> DetectorTools:
+        assert self.tools is not None  # the data are read first
+        return self.tools
+
+    @property
+    def _split(self) -> str:
+        return "test" if not self.trains and self._tools.has_test else "val"
 
 
-def _prune(job: PruneJob, place: Workplace, network: Network, labelled: DetectionData | None) -> None:
-    """Prune a detector, and write the networks and the summary."""
-    place.begin(network, None)
-    if network.weights is not None:
-        report_note(place.callbacks, f"weights: {network.weights}")
-    if labelled is not None:
-        note_broken(labelled.broken, place.callbacks)
-    with place.clock("pruning"):
-        result = _pruned(job, place, network, labelled)
-    place.note_time(result.pruning.latency)
-    done = network.after(cut_record(cut) for cut in result.pruning.cuts)
-    original = replace(network, file=place.save("original", network))
-    pruned = replace(done, model=copy_without_trainer(result.network))
-    pruned = replace(pruned, file=place.finish(pruned))
-    captured = {"baseline": captured_network(original), "pruned": captured_network(pruned)}
-    figures, conditions = place.compare(captured, {})
-    for name, stage in (("baseline", "before"), ("pruned", "after")):
-        figures[name] |= _metrics(result.metrics[stage])
-    file = result.file
-    if labelled is None:
-        file = file.replace(place.run.path / DETECTOR)
-        report_note(place.callbacks, f"for ultralytics: {file}")
-    place.run.summarise(
-        model=network.name,
-        criterion=job.recipe.criterion,
-        **figures,
-        detection={stage: _metrics(found) for stage, found in result.metrics.items()},
-        verification=combined([cut.verification for cut in result.pruning.cuts]),
-        removed_branches=[name for cut in result.pruning.cuts for name in cut.plan.without],
-        checkpoint=pruned.file,
-        file=file,
-        latency=conditions,
-        **({"ultralytics": dict(result.arguments)} if result.arguments else {}),
-    )
-    _remember(place, captured["baseline"], result)
+@dataclass(frozen=True)
+class TorchvisionTask(DetectorTask):
+    """Labelled boxes, the losses of a detector of torchvision, and mAP.
 
-
-def _refuse_unused(job: PruneJob) -> None:
-    """Refuse settings without an effect on detectors.
-
-    Raises:
-        UsageError: one differs from its default.
+    Attributes:
+        labelled: the images.
     """
-    assert job.data is not None
-    usual, instead = DataChoice(source=job.data.source), {"batch_size": "set detector.batch"}
-    for name in DataChoice.model_fields:
-        if getattr(job.data, name) != getattr(usual, name):
-            raise UsageError(f"data.{name}: no effect on detectors; {instead.get(name, 'leave it out')}")
-    teacher, default = job.recipe.distillation, Recipe().distillation
-    for name in _IDLE_TEACHER:
-        if getattr(teacher, name) not in (0, getattr(default, name)):
-            raise UsageError(f"distillation.{name}: no effect on detectors; set distillation.outputs=1")
+
+    labelled: DetectionData
+
+    def needs(self) -> Iterator[Need]:
+        """List settings without an effect."""
+        yield from super().needs()
+        reason, remedy = "on detectors that ultralytics does not train", "set finetune.epochs and the like"
+        yield Need("detector.options", True, reason, remedy)
+
+    def check(self, recipe: Recipe, device: torch.device) -> None:
+        """Check the settings and the classes."""
+        self.network.model.to(device)
+        check_torchvision(whole_network(self.network.model), self.labelled, self.settings)
+
+    def read(self, folder: Path, context: RunContext) -> TorchvisionTask:
+        """Report which labels cannot be used."""
+        note_broken(self.labelled.broken, context.callbacks)
+        detector = whole_network(self.network.model)
+        judge = DetectorJudge(detector, self.labelled, self.settings, _stopping(context))
+        report_note(context.callbacks, judge.describe())
+        return replace(self, tools=judge)
 
 
-def _check(job: PruneJob, network: Network, labelled: DetectionData | None) -> None:
-    """Check data and settings for a network, before a run folder is made or replaced.
+@dataclass(frozen=True)
+class UltralyticsTask(DetectorTask):
+    """Images as ultralytics reads them, with its loss, its trainer and its metrics."""
 
-    Raises:
-        UsageError: they are wrong.
-    """
-    assert job.data is not None
-    if labelled is not None:
-        check_torchvision(network.model, labelled, _at_size(job.detector, network))
-    else:
-        check_ultralytics(network.model, job.data.source, job.recipe, _at_size(job.detector, network))
+    def needs(self) -> Iterator[Need]:
+        """List settings without an effect."""
+        yield from super().needs()
+        yield from idle_in_ultralytics()
 
+    def check(self, recipe: Recipe, device: torch.device) -> None:
+        """Check the images as ultralytics reads them."""
+        self.network.model.to(device)
+        check_ultralytics(without_raw_outputs(self.network.model), self.source, self.settings)
 
-def _at_size(settings: DetectorSettings, network: Network) -> DetectorSettings:
-    """Set the size of the images to that of a network."""
-    return settings.model_copy(update={"image_size": network.input.size[-1]})
-
-
-def evaluate_boxes(
-    choice: NetworkChoice,
-    data: DataChoice,
-    device: DeviceSettings | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> dict[str, Any]:
-    """Measure the mAP of a detector on the test images, or on those of validation if there are none.
-
-    Args:
-        choice: the network, as for :func:`prune_boxes`.
-        data: the images, as for :func:`prune_boxes`.
-        device: where to compute.
-        callbacks: receive notes.
-
-    Returns:
-        ``network``, ``model``, ``split``, and ``map`` and ``map50``; of a classifier ``top1``.
-
-    Raises:
-        SecateurError: the message says what is wrong.
-    """
-    given = {"image_size": choice.size, "batch": data.batch_size}
-    settings = DetectorSettings(**{name: value for name, value in given.items() if value is not None})
-    with launch(device) as context:
-        network, labelled = _opened(choice, data.source, settings)
-        network.model.to(context.device)
-        if labelled is None:
-            with TemporaryDirectory() as folder:
-                found, split = validate_detector(
-                    network.model, data.source, Path(folder), _at_size(settings, network), callbacks
-                )
-        else:
-            note_broken(labelled.broken, callbacks)
-            split = "test" if labelled.splits["test"] else "val"
-            heads = HeadOutputs(network.model).eval()
-            at_size = _at_size(settings, network)
-            found = DetectorJudge(network.model, labelled, at_size, callbacks).evaluate(heads, split)
-    return {
-        "network": choice.source,
-        "model": network.name,
-        "split": split,
-        "image_size": network.input.size[-1],
-        **_metrics(found),
-    }
+    def read(self, folder: Path, context: RunContext) -> UltralyticsTask:
+        """Return the task with its data; ultralytics keeps records of them in the run folder."""
+        raw, out = self.network.model, folder / ULTRALYTICS
+        tools = prepare(
+            raw, self.source, out, self.settings, _stopping(context), self.seed, training=self.trains
+        )
+        return replace(self, tools=tools)
 
 
 @dataclass(frozen=True)
@@ -216,76 +197,82 @@ class _Stopping(Callback):
     """Stop at the next step of work if the user asked for it.
 
     Attributes:
-        context: of the run.
+        interruption: is asked.
     """
 
-    context: RunContext
+    interruption: Interruption
 
     def on_progress(self, progress: Progress) -> None:
         """Stop if the user asked for it."""
-        self.context.interruption.check()
+        self.interruption.check()
 
 
-def _pruned(
-    job: PruneJob, place: Workplace, network: Network, labelled: DetectionData | None
-) -> DetectorResult:
-    """Prune a detector, with the labels that are read already or with ultralytics."""
-    assert job.data is not None
-    assert job.budget is not None
-    settings, detector = _at_size(job.detector, network), network.model
-    callbacks = [*place.callbacks, _Stopping(place.context)]
-    if labelled is not None:
-        file = place.run.checkpoint("best")
-        return prune_torchvision(
-            detector, labelled, job.budget, file, job.recipe, settings, callbacks, job.seed
-        )
-    return prune_ultralytics(
-        detector,
-        job.data.source,
-        job.budget,
-        place.run.path / ULTRALYTICS,
-        job.recipe,
-        settings,
-        callbacks,
-        job.seed,
-    )
+def _stopping(context: RunContext) -> Sequence[Any]:
+    """Return the callbacks of a context, for work that does not ask its interruption."""
+    return [*context.callbacks, _Stopping(context.interruption)]
 
 
-def _opened(
-    choice: NetworkChoice, source: str, settings: DetectorSettings
-) -> tuple[Network, DetectionData | None]:
-    """Open a detector; for one of torchvision, also the labelled images, which ultralytics reads itself.
+def open_boxes(
+    choice: DataChoice, network: NetworkChoice, settings: DetectorSettings, seed: int, *, training: bool
+) -> TorchvisionTask | UltralyticsTask:
+    """Open a detector with its labelled images, which ultralytics reads itself.
+
+    Args:
+        choice: a ``data.yaml``, a folder with VOC or COCO labels, or for a classifier in a ``.pt`` file a
+            folder of images by class.
+        network: a ``.pt`` file of ultralytics, or a detector of ultralytics or torchvision: a name with
+            weights, a checkpoint, or a function in a file.
+        settings: how images are read.
+        seed: determines their order.
+        training: whether networks are trained.
 
     Raises:
         UsageError: it is no detector, or the images cannot be used.
     """
-    if is_pickled(choice.source):
-        return open_network(choice.model_copy(update={"size": settings.image_size or choice.size})), None
+    source = choice.source
+    if is_pickled(network.source):
+        sized_choice = network.model_copy(update={"size": settings.image_size or network.size})
+        return _of_ultralytics(open_network(sized_choice), source, settings, seed, training)
     known = settings.classes
-    if known is None and is_checkpoint(choice.source):
-        known = read_metadata(find_checkpoint(choice.source)).classes
-    labelled = read_labels(source, known) if is_labelled_folder(source) else None
+    if known is None and is_checkpoint(network.source):
+        known = read_metadata(find_checkpoint(network.source)).classes
+    labelled = read_any_labels(source, known) if is_labelled_folder(source) else None
     names = labelled.names if labelled is not None else known or tuple(class_names(check_data(source)))
-    network = open_network(_with_classes(choice, len(names)))
-    if is_ultralytics(network.model):
-        if network.file is None and choice.weights is None:
+    opened = open_network(_with_classes(network, len(names)))
+    if is_ultralytics(opened.model):
+        if opened.file is None and network.weights is None:
             raise UsageError(
-                f"--weights: {choice.source} comes without weights; give the file of its state_dict, or none "
-                "to start from random ones"
+                f"--weights: {network.source} comes without weights; give the file of its state_dict, or "
+                "none to start from random ones"
             )
-        vars(network.model)["names"] = dict(enumerate(names))
-        known_side = network.input.size[-1] if network.file is not None else None
-        side = settings.image_size or known_side or image_size_of(network.model, settings)
-        return replace(network, inputs=sized(network.input, side), classes=names), None
-    if not is_torchvision_detector(network.model):
+        vars(opened.model)["names"] = dict(enumerate(names))
+        known_side = opened.input.size[-1] if opened.file is not None else None
+        side = settings.image_size or known_side or image_size_of(opened.model, settings)
+        opened = replace(opened, inputs=sized(opened.input, side), classes=names)
+        return _of_ultralytics(opened, source, settings, seed, training)
+    if not is_torchvision_detector(opened.model):
         raise UsageError(
-            f"{choice.source} is no detector, and {source} has labelled boxes: give a .pt file of "
+            f"{network.source} is no detector, and {source} has labelled boxes: give a .pt file of "
             "ultralytics, a detector such as ultralytics:yolov8n.yaml or ssdlite320_mobilenet_v3_large, "
             "or a folder of images by class"
         )
-    side = side_of(network.model, settings.image_size or _saved_side(choice.source))
+    side = side_of(opened.model, settings.image_size or _saved_side(network.source))
     inputs = InputSpec((3, side, side), (0.0,) * 3, (1.0,) * 3)
-    return replace(network, inputs=inputs, classes=names), labelled or read_yolo_labels(source, names)
+    opened = replace(captured_network(opened), inputs=inputs, classes=names)
+    labelled = labelled or read_any_labels(source, names)
+    return TorchvisionTask(opened, source, _at_size(settings, side), seed, training, labelled)
+
+
+def _of_ultralytics(
+    network: Network, source: str, settings: DetectorSettings, seed: int, training: bool
+) -> UltralyticsTask:
+    captured = captured_network(replace(network, model=as_network(network.model)))
+    return UltralyticsTask(captured, source, _at_size(settings, network.input.size[-1]), seed, training)
+
+
+def _at_size(settings: DetectorSettings, side: int) -> DetectorSettings:
+    """Set the size of the images to that of a network."""
+    return settings.model_copy(update={"image_size": side})
 
 
 def _saved_side(source: str) -> int | None:
@@ -304,24 +291,24 @@ def _with_classes(choice: NetworkChoice, classes: int) -> NetworkChoice:
     return choice.model_copy(update={"classes": classes + background})
 
 
-def _metrics(found: Mapping[str, float]) -> dict[str, float]:
-    """Name metrics plainly: ``map50``, ``map``, ``top1``."""
-    names = {"metrics/mAP50(B)": "map50", "metrics/mAP50-95(B)": "map", "metrics/accuracy_top1": "top1"}
-    names |= {name: name for name in names.values()}
-    return {plain: found[name] for name, plain in names.items() if name in found}
+def write_detector(
+    folder: Path, network: Network, tuned: FitState | None, callbacks: Sequence[Callback]
+) -> dict[str, Any]:
+    """Write a network of ultralytics to the run folder as that library keeps it.
 
+    Args:
+        folder: of the run.
+        network: the result of the job.
+        tuned: its last training, if there was one.
+        callbacks: receive a note.
 
-def _remember(place: Workplace, original: Network, result: DetectorResult) -> None:
-    """Write what a report needs: scores, curves, and the network before and after."""
-    pruning = result.pruning
-    place.run.remember(Measured(fingerprint(original.model), pruning.scores, pruning.curves).to_dict())
-    with place.clock("timing layers"):
-        found = summarise(
-            original.model,
-            pruning.model,
-            pruning.cuts,
-            original.example(),
-            original.timed(place.job),
-            place.job.latency_seconds,
-        )
-    place.run.remember(found.model_dump(mode="json"), NETWORK)
+    Returns:
+        For the summary: the ``file``, and the arguments of a training with ``ultralytics``; nothing for other
+        networks.
+    """
+    if not isinstance(network.model, RawOutputs):
+        return {}
+    file = save_raw(folder / DETECTOR, network.model)
+    report_note(callbacks, f"for ultralytics: {file}")
+    arguments = dict(tuned.arguments) if isinstance(tuned, Tuned) else {}
+    return {"file": file, **({"ultralytics": arguments} if arguments else {})}

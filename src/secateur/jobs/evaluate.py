@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from secateur.jobs.detector import evaluate_boxes
+from secateur.detection.settings import DetectorSettings
 from secateur.jobs.images import ImageTask, report_skipped
-from secateur.jobs.settings import DataChoice, NetworkChoice, is_pickled
+from secateur.jobs.settings import DataChoice, NetworkChoice, takes_boxes
 from secateur.jobs.task import open_task
 from secateur.recipes import Callback
 from secateur.training.context import launch
-from secateur.training.evaluate import evaluate as judge
 from secateur.training.interrupt import interruptible
-from secateur.training.losses import evaluation_loss
 from secateur.training.settings import DeviceSettings
 
 
@@ -36,25 +36,27 @@ def evaluate(
     Returns:
         ``network``, ``model``, ``top1`` or ``perplexity``, ``loss``, ``examples`` (images, or predicted
         tokens), the standard ``error``; ``classes`` and ``skipped`` images, or the ``protocol`` of the
-        perplexity. For a detector what :func:`secateur.jobs.detector.evaluate_boxes` returns.
+        perplexity. For a detector ``split``, ``image_size``, and ``map`` and ``map50``; of a classifier of
+        ultralytics ``top1``.
 
     Raises:
         SecateurError: the message says what is wrong.
     """
-    if is_pickled(choice.source) or data_choice.has_boxes:
-        return evaluate_boxes(choice, data_choice, device, callbacks)
-    with launch(device) as context, interruptible(context.ranks) as interruption:
-        task = open_task(data_choice, choice, seed=0, training=False)
+    with (
+        launch(device) as context,
+        interruptible(context.ranks) as interruption,
+        TemporaryDirectory() as folder,
+    ):
+        shown = callbacks if context.ranks.is_main else ()
+        context = replace(context, callbacks=shown, interruption=interruption)
+        given = {"image_size": choice.size, "batch": data_choice.batch_size}
+        detector = DetectorSettings(**{name: value for name, value in given.items() if value is not None})
+        task = open_task(data_choice, choice, seed=0, training=False, detector=detector)
         network = task.open(choice)
         network.model.to(context.device)
-        found = judge(
-            network.model,
-            task.test_batches(),
-            loss_fn=evaluation_loss(task.loss_fn),
-            context=replace(
-                context, callbacks=callbacks if context.ranks.is_main else (), interruption=interruption
-            ),
-        )
+        if takes_boxes(choice, data_choice):
+            task = task.read(Path(folder), context)
+        found = task.report(task.evaluate(network.model, context))
     if isinstance(task, ImageTask):
         report_skipped(task.data, callbacks)
-    return {"network": choice.source, "model": network.name, **found.to_dict(), **task.facts()}
+    return {"network": choice.source, "model": network.name, **found}

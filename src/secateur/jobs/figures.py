@@ -69,7 +69,7 @@ def figures(
     """
     needs = cost(model, inputs)
     return {
-        **({evaluation.kind.key: evaluation.metric} if evaluation else {TOP_1.key: None}),
+        **(evaluation.figures if evaluation else {TOP_1.key: None}),
         "params": needs.params,
         "macs": needs.macs,
         "file_bytes": file.stat().st_size if file else None,

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from secateur.detection import HeadOutputs
 from secateur.errors import UsageError
 from secateur.inputs import InputSpec
 from secateur.jobs.networks import Network, run_file
 from secateur.jobs.recipe_job import RecipeJob
 from secateur.jobs.settings import FrontierJob
 from secateur.jobs.smaller_models import smaller_models
-from secateur.jobs.task import open_task
+from secateur.jobs.task import check_task, computing, idle_paths, open_task
 from secateur.jobs.workplace import open_workplace
 from secateur.recipes import Callback
-from secateur.settings import refuse_idle
 from secateur.training.context import launch
 from secateur.training.run_folder import read_summary
 
@@ -37,15 +37,14 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
     run_file(job.network)
-    with launch(job.device) as context:
-        task = open_task(job.data, job.network, job.seed)
-        refuse_idle(task.needs(), job.given)
-        task.check_recipe(job.recipe)
-        with open_workplace("frontier", job, context, callbacks) as place:
+    with launch(computing(job)) as context:
+        task = open_task(job.data, job.network, job.seed, detector=job.detector)
+        check_task(task, job, context.device)
+        with open_workplace("frontier", job, context, callbacks, idle_paths(task)) as place:
             network = task.open(job.network)
             network.model.to(context.device)
             with place.clock("reading"):
-                task.read(place.callbacks)
+                task = task.read(place.run.path, place.context)
             place.begin(network, task)
             with place.clock("points"):
                 found = RecipeJob(job, place, network, task).frontier(job.by, job.points)
@@ -62,7 +61,9 @@ def frontier(job: FrontierJob, callbacks: Sequence[Callback] = ()) -> dict[str, 
 
 def _smaller_models(network: Network, params: int) -> list[dict[str, Any]]:
     """List the smaller networks of the same family, if the network is one that is built by name."""
-    if network.spec is None or not isinstance(network.inputs, InputSpec):
+    if network.spec is None or isinstance(network.model, HeadOutputs):
+        return []
+    if not isinstance(network.inputs, InputSpec):
         return []
     return smaller_models(network.spec, network.inputs, params)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.batches import LossFunction
 from secateur.data import DataSettings, ImageData, Loader, open_data
@@ -17,9 +17,12 @@ from secateur.jobs.answers import compare_answers
 from secateur.jobs.networks import Network, check_outputs, open_network
 from secateur.jobs.settings import DataChoice, NetworkChoice
 from secateur.models import InputSpec
-from secateur.recipes import Callback, Recipe
+from secateur.recipes import Recipe, RecipeContext, Training
 from secateur.settings import Need
-from secateur.training.events import report_note, report_progress
+from secateur.training.context import RunContext
+from secateur.training.evaluate import Evaluation, evaluate
+from secateur.training.events import TrainingCallback, report_note, report_progress
+from secateur.training.metrics import TOP_1, MetricKind
 
 _SHOWN, _BATCH = 10, 32
 
@@ -36,6 +39,7 @@ class ImageTask:
     data: ImageData
     source: str
     loss_fn: LossFunction | None = None
+    metric: MetricKind = TOP_1
 
     @property
     def evaluated_on(self) -> str:
@@ -48,15 +52,17 @@ class ImageTask:
         check_outputs(network, self.data.classes)
         return network
 
-    def read(self, callbacks: Sequence[Callback]) -> None:
-        """Decode all images, and report how many there are."""
-        read_all(self.data, callbacks)
-
     def needs(self) -> Iterator[Need]:
-        """List settings without an effect on images."""
+        """List settings without an effect."""
+        yield NOT_A_DETECTOR
         yield Need("data.text", True, "on images")
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    def read(self, folder: Path, context: RunContext) -> ImageTask:
+        """Decode all images, and report how many there are."""
+        read_all(self.data, context.callbacks)
+        return self
+
+    def check(self, recipe: Recipe, device: torch.device) -> None:
         """Refuse flipped images where a mirror image may be of another class.
 
         Raises:
@@ -68,17 +74,34 @@ class ImageTask:
                 "images may be of another class; leave distillation.flip out"
             )
 
-    def training_batches(self, *, taught: bool = False) -> Loader:
-        """Return augmented training images."""
-        return self.data.training_batches(taught=taught)
+    def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
+        """Collect augmented training images, the same without augmentation, and the validation images."""
+        taught = recipe is not None and recipe.distillation.weight > 0
+        validation, calibration = self.data.validation_batches(), self.data.training_batches(augment=False)
+        inputs, _ = next(iter(validation or calibration))
+        return Training(
+            batches=self.data.training_batches(taught=taught),
+            calibration=calibration,
+            validation=validation,
+            check_inputs=inputs,
+        )
 
-    def calibration_batches(self) -> Loader:
-        """Return training images without augmentation."""
-        return self.data.training_batches(augment=False)
+    def evaluate(
+        self,
+        model: nn.Module,
+        context: RunContext,
+        *,
+        choosing: bool = False,
+        answers: list[Tensor] | None = None,
+    ) -> Evaluation:
+        """Measure accuracy and loss."""
+        batches = to_choose_on(self.data.validation_batches()) if choosing else self.test_batches()
+        work = "validating" if choosing else "evaluating"
+        return evaluate(model, batches, context=context, task=work, answers=answers)
 
-    def validation_batches(self) -> Loader | None:
-        """Return the validation images, if there are any."""
-        return self.data.validation_batches()
+    def report(self, found: Evaluation) -> dict[str, Any]:
+        """Describe an evaluation."""
+        return {**found.to_dict(), **self.facts()}
 
     def test_batches(self) -> Loader:
         """Return the test images."""
@@ -97,6 +120,27 @@ class ImageTask:
     def compare(self, before: list[Tensor], after: list[Tensor]) -> dict[str, Any] | None:
         """Compare the answers of two networks on the test images."""
         return compare_answers(self.data.test, self.data.classes, torch.cat(before), torch.cat(after))
+
+
+B = TypeVar("B")
+
+
+def to_choose_on(batches: B | None) -> B:
+    """Return validation batches.
+
+    Args:
+        batches: ``None`` if there are none.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if batches is None:
+        raise UsageError("a search needs validation images; leave data.held_out=0 out, or add val/")
+    return batches
+
+
+NOT_A_DETECTOR = Need("detector", True, "on networks that are no detectors")
+"""Settings of detectors, on other networks."""
 
 
 def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: bool = True) -> ImageData:
@@ -123,7 +167,7 @@ def open_images(choice: DataChoice, spec: InputSpec, seed: int, *, training: boo
     return open_data(choice.source, spec, settings, training=training)
 
 
-def report_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
+def report_skipped(data: ImageData, callbacks: Sequence[TrainingCallback]) -> None:
     """Report the images that could not be read.
 
     Args:
@@ -139,7 +183,7 @@ def report_skipped(data: ImageData, callbacks: Sequence[Callback]) -> None:
         report_note(callbacks, f"left out {len(skipped)} {noun} that could not be read{more}")
 
 
-def read_all(data: ImageData, callbacks: Sequence[Callback]) -> None:
+def read_all(data: ImageData, callbacks: Sequence[TrainingCallback]) -> None:
     """Decode all splits, and report how many images there are and which could not be read.
 
     Args:

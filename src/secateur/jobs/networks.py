@@ -16,7 +16,12 @@ from secateur.checkpoint import load, read_metadata, save
 from secateur.detection.files import open_detector
 from secateur.detection.head_outputs import HeadOutputs, is_torchvision_detector
 from secateur.detection.library import is_ultralytics
-from secateur.detection.raw_outputs import copy_without_trainer, with_raw_outputs
+from secateur.detection.raw_outputs import (
+    RawOutputs,
+    copy_without_trainer,
+    with_raw_outputs,
+    without_raw_outputs,
+)
 from secateur.detection.settings import DetectorSettings
 from secateur.detection.tuning import image_size_of
 from secateur.errors import CheckpointError, DataError, SecateurError, UsageError
@@ -98,7 +103,7 @@ class Network:
         seen = self.inputs if isinstance(self.inputs, InputSpec) else None
         save(
             path,
-            self.model,
+            whole_network(self.model),
             builder=self.spec,
             input_size=seen.size if seen else None,
             normalization=(seen.mean, seen.std) if seen else None,
@@ -179,7 +184,8 @@ def inputs_of(choice: NetworkChoice) -> InputSpec | NamedInputs:
     """
     if is_pickled(choice.source):
         raise UsageError(
-            f"{choice.source} is a file of ultralytics, which only prune, evaluate, inspect and measure read"
+            f"{choice.source} is a file of ultralytics, which only prune, frontier, evaluate, inspect and "
+            "measure read"
         )
     if is_checkpoint(choice.source):
         metadata = read_metadata(find_checkpoint(choice.source))
@@ -233,6 +239,17 @@ def captured_network(network: Network) -> Network:
     if is_ultralytics(network.model):
         return replace(network, model=with_raw_outputs(network.model))
     return network
+
+
+def whole_network(model: nn.Module) -> nn.Module:
+    """Return the whole network for the part that :func:`captured_network` returned.
+
+    Args:
+        model: any network; one that is no such part is returned as it is.
+    """
+    if isinstance(model, HeadOutputs):
+        return model.detector()
+    return copy_without_trainer(without_raw_outputs(model)) if isinstance(model, RawOutputs) else model
 
 
 def refuse_ultralytics(choice: NetworkChoice, call: str, model: nn.Module | None = None) -> None:

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur.budget import Budget
 from secateur.criteria import Criterion, Needs, resolve
 from secateur.errors import SecateurError, UsageError
 from secateur.jobs.answers import losses_line
-from secateur.jobs.detector import prune_boxes
+from secateur.jobs.detector import write_detector
+from secateur.jobs.images import NOT_A_DETECTOR
 from secateur.jobs.network_summary import summarise
 from secateur.jobs.networks import Network, open_network, run_file
 from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.recipe_job import RecipeJob, search
 from secateur.jobs.records import cut_record, fit_record
-from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_pickled
-from secateur.jobs.task import Task, open_task
+from secateur.jobs.settings import DATA_FREE, WITHOUT_DATA, PruneJob, is_pickled, takes_boxes
+from secateur.jobs.task import Task, check_task, computing, idle_paths, open_task
 from secateur.jobs.verifications import combined
 from secateur.jobs.workplace import Workplace, open_workplace
 from secateur.recipes import (
@@ -32,10 +34,11 @@ from secateur.recipes import (
     fingerprint,
     run_recipe,
 )
-from secateur.settings import Need, refuse_idle
+from secateur.settings import refuse_idle
 from secateur.training.context import RunContext, launch
 from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
+from secateur.training.loop import FitState
 from secateur.training.resume import Journal
 from secateur.training.run_folder import ANSWERS, NETWORK
 
@@ -57,9 +60,8 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     Raises:
         SecateurError: the message says what is wrong; only the run folder was changed.
     """
-    if is_pickled(job.network.source) or (job.data is not None and job.data.has_boxes):
-        return prune_boxes(job, callbacks)
-    refuse_idle([Need("detector", True, "on networks that are no detectors")], job.given)
+    if job.data is None and takes_boxes(job.network, None):
+        raise UsageError("--data: a detector is pruned with the data.yaml that it was trained with")
     run_file(job.network)
     criterion = resolve(job.recipe.criterion)
     if job.data is None and criterion.needs is not Needs.NOTHING:
@@ -67,21 +69,21 @@ def prune(job: PruneJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
             f"criterion: {criterion.name} needs data; give --data, or choose one that needs only weights: "
             f"{DATA_FREE}"
         )
-    with launch(job.device) as context:
+    with launch(computing(job)) as context:
         return _prune(job, criterion, context, callbacks)
 
 
-def _task(job: PruneJob) -> Task | None:
-    """Open the data, if there is any."""
+def _task(job: PruneJob, device: torch.device) -> Task | None:
+    """Open the data, if there is any, and check the settings for them."""
     if job.data is None:
+        refuse_idle([NOT_A_DETECTOR], job.given)
         return None
-    task = open_task(job.data, job.network, job.seed)
-    refuse_idle(task.needs(), job.given)
-    task.check_recipe(job.recipe)
-    if job.search is not None and task.loss_fn is not None:
+    task = open_task(job.data, job.network, job.seed, detector=job.detector)
+    if job.search is not None and not task.metric.is_share:
         raise UsageError(
             "--max-drop: not for language models, which have no accuracy; give a budget, such as --params 0.8"
         )
+    check_task(task, job, device)
     return task
 
 
@@ -89,23 +91,27 @@ def _prune(
     job: PruneJob, criterion: Criterion, context: RunContext, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     budget = job.budget
-    task = _task(job)
-    with open_workplace("prune", job, context, callbacks, {"detector"}) as place:
+    task = _task(job, context.device)
+    with open_workplace("prune", job, context, callbacks, idle_paths(task)) as place:
         network = task.open(job.network) if task else open_network(job.network)
         network.model.to(place.context.device)
         original = network.copy()
-        if original.file is None:
+        if original.file is None or is_pickled(job.network.source):
             original = replace(original, file=place.save("original", original))
         evaluations: dict[str, Evaluation] = {}
+        tuned: FitState | None = None
         if task is not None:
-            network, cuts, evaluations = _with_data(job, place, network, task)
+            network, cuts, tuned, evaluations = _with_data(job, place, network, task)
         else:
             place.begin(network, None)
             assert budget is not None  # a search needs data
             cuts = _without_data(job, place, network, budget)
         network = network.after(cut_record(cut) for cut in cuts)
         network = replace(network, file=place.finish(network))
-        folders = write_pretrained(place, network, task)
+        folders = {
+            **write_pretrained(place, network, task),
+            **write_detector(place.run.path, network, tuned, place.callbacks),
+        }
         figures, conditions = place.compare({"baseline": original, "pruned": network}, evaluations)
         place.run.summarise(
             model=network.name,
@@ -115,6 +121,7 @@ def _prune(
             removed_branches=[name for cut in cuts for name in cut.plan.without],
             checkpoint=network.file,
             latency=conditions,
+            **({} if tuned is None else {"training": fit_record(tuned)}),
             **folders,
         )
         _summarise(place, original, network, cuts)
@@ -137,10 +144,10 @@ def _summarise(place: Workplace, before: Network, after: Network, cuts: Sequence
 
 def _with_data(
     job: PruneJob, place: Workplace, network: Network, task: Task
-) -> tuple[Network, Sequence[Cut], dict[str, Evaluation]]:
+) -> tuple[Network, Sequence[Cut], FitState | None, dict[str, Evaluation]]:
     """Prune with fine-tuning; evaluate before and after."""
     with place.clock("reading"):
-        task.read(place.callbacks)
+        task = task.read(place.run.path, place.context)
     place.begin(network, task)
     answers: tuple[list[Tensor], list[Tensor]] = [], []
     before = place.evaluate(network.model, task, answers[0])
@@ -156,8 +163,6 @@ def _with_data(
             network, best, path = search(job.search, recipe_job)
             cuts, tuned = best.cuts, best.tuned
             place.run.summarise(path=path)
-    if tuned is not None:
-        place.run.summarise(training=fit_record(tuned))
     after = place.evaluate(network.model, task, answers[1])
     report_note(place.callbacks, f"after: {after}")
     # Of several processes, each has some of the answers.
@@ -168,7 +173,7 @@ def _with_data(
         if line is not None:
             report_note(place.callbacks, line)
     place.run.summarise(**task.facts())
-    return network, cuts, {"baseline": before, "pruned": after}
+    return network, cuts, tuned, {"baseline": before, "pruned": after}
 
 
 def _without_data(job: PruneJob, place: Workplace, network: Network, budget: Budget) -> Sequence[Cut]:

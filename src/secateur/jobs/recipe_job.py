@@ -15,8 +15,6 @@ from torch import nn
 from secateur.budget import Budget, WidthCurves
 from secateur.budget.limits import QUANTITIES
 from secateur.criteria import Scores
-from secateur.errors import UsageError
-from secateur.graph.capture.program import copied_inputs
 from secateur.jobs.networks import Network
 from secateur.jobs.records import cut_record
 from secateur.jobs.settings import FrontierJob, PruneJob, Search
@@ -39,13 +37,12 @@ from secateur.recipes import (
     smallest_within,
 )
 from secateur.recipes.trade_off import Axis
-from secateur.training.evaluate import Evaluation, evaluate
+from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note
 from secateur.training.loop import FitState
-from secateur.training.losses import next_token_loss
+from secateur.training.metrics import MetricKind
 from secateur.training.resume import Journal
 from secateur.training.run_folder import MEASURED, read_measured
-from secateur.verification.chunks import examples
 
 _SECONDS_BETWEEN_WRITES = 5.0
 
@@ -130,9 +127,9 @@ class RecipeJob:
                 self._context(recorder),
                 save=lambda name, found: self.save(name, model, recorder.cuts, found),
             )
-            example = self.network.example()
+            example, training = self.network.example(), self.training(context)
             result = run_recipe(
-                model, example, budget, self.job.recipe, self.training(), context, loss_fn=self.task.loss_fn
+                model, example, budget, self.job.recipe, training, context, loss_fn=self.task.loss_fn
             )
             recorder.measured = Measured(recorder.network, result.scores, result.curves)
         return result
@@ -144,26 +141,25 @@ class RecipeJob:
             by: the quantity that is limited.
             points: number of budgets.
         """
-        training = self.training()
-        if training.validation is None:
-            training = replace(training, validation=self.task.test_batches())
         model, example, recipe = self.network.model, self.network.example(), self.job.recipe
         with self._recorded(model) as recorder:
             context = replace(self._context(recorder), journal=Journal())
+            training = self.training(context)
+            if training.validation is None:
+                training = replace(training, validation=self.task.test_batches())
             loss_fn = self.task.loss_fn
             found = run_frontier(model, example, by, points, recipe, training, context, loss_fn)
             recorder.measured = found.measured
         return found
 
-    def training(self) -> Training:
-        """Collect the batches, and how latency is measured."""
-        return Training(
-            batches=self.task.training_batches(taught=self.job.recipe.distillation.weight > 0),
-            calibration=self.task.calibration_batches(),
-            validation=self.task.validation_batches(),
-            check_inputs=self._check_inputs(),
-            latency=LatencyOptions(inputs=self.network.timed(self.job)),
-        )
+    def training(self, context: RecipeContext) -> Training:
+        """Collect the batches, and how latency is measured.
+
+        Args:
+            context: of the recipe.
+        """
+        training = self.task.training(context, self.job.recipe)
+        return replace(training, latency=LatencyOptions(inputs=self.network.timed(self.job)))
 
     @contextmanager
     def _recorded(self, model: nn.Module) -> Iterator[_Recorder]:
@@ -200,24 +196,12 @@ class RecipeJob:
         return self.place.save(name, network, evaluation)
 
     def judge(self, model: nn.Module) -> Evaluation:
-        """Evaluate a network on the validation images, which are not used for reported figures.
+        """Evaluate a network on the validation images.
 
         Raises:
             UsageError: there are none.
         """
-        batches = self.task.validation_batches()
-        if batches is None:
-            raise UsageError("a search needs validation images; leave data.held_out=0 out, or add val/")
-        return evaluate(model, batches, context=self.place.context, task="validating")
-
-    def _check_inputs(self) -> Any:
-        batches = self.task.validation_batches() or self.task.calibration_batches()
-        inputs, _ = next(iter(batches))
-        if self.task.loss_fn is next_token_loss:
-            # The check keeps the outputs of several passes, in float64: scores of each token for a whole
-            # vocabulary. One block has hundreds of tokens to compare.
-            inputs = examples(inputs, 0, 1)
-        return copied_inputs(inputs, self.place.context.device)
+        return self.task.evaluate(model, self.place.context, choosing=True)
 
 
 @dataclass(frozen=True)
@@ -247,10 +231,10 @@ def search(settings: Search, job: RecipeJob) -> tuple[Network, Attempt, list[dic
     """
     place, original = job.place, job.network.model
     start = job.judge(original)
+    error = f", standard error {100 * start.error:.1f} points" if start.examples else ""
     report_note(
         place.callbacks,
-        f"the network as it is: {start}, standard error {100 * start.error:.1f} points; "
-        f"at most {settings.max_drop:g} points may be lost",
+        f"the network as it is: {start}{error}; at most {settings.max_drop:g} points may be lost",
     )
     attempts = [Attempt()]
 
@@ -270,7 +254,7 @@ def search(settings: Search, job: RecipeJob) -> tuple[Network, Attempt, list[dic
     result = smallest_within(
         original, settings.max_drop, attempt, judge, tries=settings.tries, callbacks=place.callbacks
     )
-    path = [_point(tried, attempts[tried.number]) for tried in result.path]
+    path = [_point(tried, attempts[tried.number], start.kind) for tried in result.path]
     failure = _failure(settings, result, start)
     if failure is not None:
         report_note(place.callbacks, failure)
@@ -289,10 +273,12 @@ def _failure(settings: Search, result: SearchResult, start: Evaluation) -> str |
     if scored:
         nearest = max(scored, key=lambda tried: tried.score)
         unit = QUANTITIES[settings.of].unit
+        images = "the validation images"
+        if start.examples:
+            images = f"{start.examples:,} validation images (standard error {100 * start.error:.1f})"
         near = (
             f"the nearest, try {nearest.number} with {nearest.share:.0%} of the {unit}, loses "
-            f"{100 * start.metric - nearest.score:.2f} points on {start.examples:,} validation images "
-            f"(standard error {100 * start.error:.1f})"
+            f"{100 * start.metric - nearest.score:.2f} points on {images}"
         )
     return (
         f"the search failed: no network that was tried loses at most {settings.max_drop:g} points; {near}. "
@@ -300,11 +286,11 @@ def _failure(settings: Search, result: SearchResult, start: Evaluation) -> str |
     )
 
 
-def _point(tried: Tried, made: Attempt) -> dict[str, Any]:
+def _point(tried: Tried, made: Attempt, metric: MetricKind) -> dict[str, Any]:
     return {
         "number": tried.number,
         "share": tried.share,
-        "validation_top1": tried.score / 100 if math.isfinite(tried.score) else None,
+        f"validation_{metric.key}": tried.score / 100 if math.isfinite(tried.score) else None,
         "held": tried.held,
         "cost": asdict(made.cuts[-1].plan.cost_after) if made.cuts else None,
         "checkpoint": made.file,

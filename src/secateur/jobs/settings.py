@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -146,6 +146,14 @@ class NetworkChoice(Settings):
         return builder
 
 
+def takes_boxes(network: NetworkChoice, data: DataChoice | None) -> bool:
+    """Return whether a job is one on a detector: its network is a pickle, or its images have labelled boxes.
+
+    A classifier of ultralytics in a ``.pt`` file counts as a detector too: ultralytics reads its images.
+    """
+    return is_pickled(network.source) or (data is not None and data.has_boxes)
+
+
 def is_pickled(source: str) -> bool:
     """Return whether a user's word is a ``.pt`` file, a pickled network of ultralytics.
 
@@ -269,6 +277,14 @@ class Job(Settings):
     command_line: str | None = None
     given: frozenset[str] = Field(default=frozenset(), exclude=True)
 
+    @model_validator(mode="after")
+    def _in_one_process(self) -> Self:
+        """Refuse several processes for a detector."""
+        data: DataChoice | None = getattr(self, "data", None)
+        if takes_boxes(self.network, data) and self.device.devices * self.device.nodes > 1:
+            raise ValueError("device.devices: work on a detector is not shared; leave devices and nodes out")
+        return self
+
     def needs(self) -> Iterator[Need]:
         """List settings that have no effect in this job, other than those that its recipe lists."""
         yield from ()
@@ -312,18 +328,20 @@ class FrontierJob(Job):
     """Compute the trade-off between cost and accuracy of a network.
 
     Attributes:
-        data: the images to measure, reconstruct and evaluate on.
+        data: the images or the text to measure, reconstruct and evaluate on.
         by: the quantity that is limited.
         points: number of budgets.
         recipe: how scores, plans and cuts are made; nothing is trained.
         measured: an earlier run of the same network, whose scores and width curves are used again.
+        detector: how a detector reads images.
     """
 
-    data: Annotated[DataChoice, AfterValidator(_images_by_class)]
+    data: DataChoice
     by: Literal["macs", "params", "latency"] = "macs"
     points: int = Field(default=8, ge=1)
     recipe: Recipe = Recipe()
     measured: Annotated[Path, AfterValidator(_existing_run)] | None = None
+    detector: DetectorSettings = DetectorSettings()
 
     def needs(self) -> Iterator[Need]:
         """List settings that a frontier does not have, since it cuts once and trains nothing."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.batches import LossFunction
 from secateur.checkpoint import read_metadata
@@ -17,15 +17,20 @@ from secateur.formats import first_line
 from secateur.graph.capture.program import mode_of
 from secateur.inputs import NamedInputs
 from secateur.integrations.libraries import config_file
+from secateur.jobs.images import NOT_A_DETECTOR, to_choose_on
 from secateur.jobs.networks import Network, open_network
 from secateur.jobs.settings import DataChoice, NetworkChoice, is_checkpoint
 from secateur.language import TextBlocks, TextData, open_text, open_tokenizer
 from secateur.models import ModelSpec
-from secateur.recipes import Callback, Recipe
+from secateur.recipes import Recipe, RecipeContext, Training
 from secateur.settings import Need
+from secateur.training.context import RunContext
+from secateur.training.evaluate import Evaluation, perplexity
 from secateur.training.events import report_note, report_progress
 from secateur.training.losses import main_output, next_token_loss
+from secateur.training.metrics import PERPLEXITY, MetricKind
 from secateur.training.run_folder import CHECKPOINTS, TOKENIZER, find_checkpoint
+from secateur.verification.chunks import examples
 
 _BATCH = 4
 
@@ -41,7 +46,8 @@ class TextTask:
 
     data: TextData
     tokenizer: Any
-    loss_fn: LossFunction = next_token_loss
+    loss_fn: LossFunction | None = next_token_loss
+    metric: MetricKind = PERPLEXITY
 
     @classmethod
     def of(cls, choice: DataChoice, network: NetworkChoice, seed: int, *, training: bool) -> TextTask:
@@ -85,28 +91,30 @@ class TextTask:
         check_language_model(network, max(int(tokens.max()) for tokens in self.data.tokens.values()))
         return network
 
-    def read(self, callbacks: Sequence[Callback]) -> None:
-        """Report how much text there is, and how it is used."""
-        report_progress(callbacks, "reading text", 1, 1)
-        sizes = {name: len(tokens) for name, tokens in self.data.tokens.items()}
-        protocol = self.data.protocol
-        held = f"{sizes['val']:,} to choose on, " if "val" in sizes else ""
-        same = " (the same)" if self.data.tested_on == "validation" else ""
-        report_note(
-            callbacks,
-            f"{sizes['train']:,} tokens to train on, {held}{sizes['test']:,} to report on{same}; perplexity "
-            f"is that of {protocol['predicted']:,} tokens in {protocol['blocks']:,} blocks of "
-            f"{protocol['block']}, {protocol['stride']} apart",
-        )
-
     def needs(self) -> Iterator[Need]:
-        """List settings without an effect on text."""
+        """List settings without an effect."""
+        yield NOT_A_DETECTOR
         for path in ("data.mixup", "data.strict"):
             yield Need(path, True, "on text")
         for phase in ("fit", "between", "finetune"):
             yield Need(f"{phase}.label_smoothing", True, "on language models")
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    def read(self, folder: Path, context: RunContext) -> TextTask:
+        """Report how much text there is, and how it is used."""
+        report_progress(context.callbacks, "reading text", 1, 1)
+        sizes = {name: len(tokens) for name, tokens in self.data.tokens.items()}
+        protocol = self.data.protocol
+        held = f"{sizes['val']:,} to choose on, " if "val" in sizes else ""
+        same = " (the same)" if self.data.tested_on == "validation" else ""
+        report_note(
+            context.callbacks,
+            f"{sizes['train']:,} tokens to train on, {held}{sizes['test']:,} to report on{same}; perplexity "
+            f"is that of {protocol['predicted']:,} tokens in {protocol['blocks']:,} blocks of "
+            f"{protocol['block']}, {protocol['stride']} apart",
+        )
+        return self
+
+    def check(self, recipe: Recipe, device: torch.device) -> None:
         """Refuse mirror images.
 
         Raises:
@@ -115,17 +123,34 @@ class TextTask:
         if recipe.distillation.weight and recipe.distillation.flip:
             raise UsageError("distillation.flip: no effect on language models; leave distillation.flip out")
 
-    def training_batches(self, *, taught: bool = False) -> TextBlocks:
-        """Return shuffled blocks."""
-        return self.data.training_batches()
+    def training(self, context: RecipeContext, recipe: Recipe | None = None) -> Training:
+        """Collect shuffled blocks, which are not augmented, and those that are held out, if any are."""
+        validation, calibration = self.data.validation_batches(), self.data.training_batches()
+        inputs, _ = next(iter(validation or calibration))
+        return Training(
+            batches=self.data.training_batches(),
+            calibration=calibration,
+            validation=validation,
+            # The check keeps the outputs of several passes, in float64: scores of each token for a whole
+            # vocabulary. One block has hundreds of tokens to compare.
+            check_inputs=examples(inputs, 0, 1),
+        )
 
-    def calibration_batches(self) -> TextBlocks:
-        """Return the same; text is not augmented."""
-        return self.data.training_batches()
+    def evaluate(
+        self,
+        model: nn.Module,
+        context: RunContext,
+        *,
+        choosing: bool = False,
+        answers: list[Tensor] | None = None,
+    ) -> Evaluation:
+        """Measure perplexity."""
+        batches = to_choose_on(self.data.validation_batches()) if choosing else self.test_batches()
+        return perplexity(model, batches, context=context, task="validating" if choosing else "evaluating")
 
-    def validation_batches(self) -> TextBlocks | None:
-        """Return the blocks that are held out, if any are."""
-        return self.data.validation_batches()
+    def report(self, found: Evaluation) -> dict[str, Any]:
+        """Describe an evaluation."""
+        return {**found.to_dict(), **self.facts()}
 
     def test_batches(self) -> TextBlocks:
         """Return the blocks to report on."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secateur.jobs.networks import Network
+from secateur.jobs.networks import Network, refuse_ultralytics
 from secateur.jobs.pretrained import write_pretrained
 from secateur.jobs.records import fit_record
 from secateur.jobs.settings import TrainJob
@@ -38,6 +38,7 @@ def train(job: TrainJob, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
 
 
 def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    refuse_ultralytics(job.network, "train(data=...)")
     task = open_task(job.data, job.network, job.seed)
     refuse_idle(task.needs(), job.given)
     with open_workplace("train", job, context, callbacks) as place:
@@ -46,15 +47,17 @@ def _train(job: TrainJob, context: RunContext, callbacks: Sequence[Callback]) ->
         network.model.to(place.context.device)
         cost(network.model, network.example())  # found now, not after hours: what cannot be captured
         with place.clock("reading"):
-            task.read(place.callbacks)
+            task = task.read(place.run.path, place.context)
         place.begin(network, task)
         with place.clock("training"):
+            training = task.training(place.context)
+            assert training.batches is not None
             state = fit(
                 network.model,
-                task.training_batches(),
+                training.batches,
                 job.fit,
                 FitOptions(
-                    validation=task.validation_batches(),
+                    validation=training.validation,
                     loss_fn=task.loss_fn,
                     context=replace(place.context, save=lambda name, found: place.save(name, network, found)),
                 ),

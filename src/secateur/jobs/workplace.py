@@ -21,10 +21,9 @@ from secateur.jobs.tensorboard import TensorBoard
 from secateur.ranks import Ranks
 from secateur.recipes import Callback, LatencyFit, RecipeContext, fingerprint
 from secateur.training.context import RunContext
-from secateur.training.evaluate import Evaluation, evaluate
+from secateur.training.evaluate import Evaluation
 from secateur.training.events import report_note, report_progress
 from secateur.training.interrupt import interruptible
-from secateur.training.losses import evaluation_loss
 from secateur.training.random_state import seeded
 from secateur.training.resume import Journal
 from secateur.training.run_folder import RunFolder
@@ -52,16 +51,15 @@ class Workplace:
         return self.context.callbacks
 
     def evaluate(self, model: nn.Module, task: Task, answers: list[Tensor] | None = None) -> Evaluation:
-        """Evaluate a network on the test data.
+        """Evaluate a network on the data to report on.
 
         Args:
             model: the network.
             task: the data and the metric.
             answers: receives the answers, as for :func:`secateur.training.evaluate.evaluate`.
         """
-        loss_fn, batches = evaluation_loss(task.loss_fn), task.test_batches()
         with self.clock("evaluation"):
-            return evaluate(model, batches, loss_fn=loss_fn, context=self.context, answers=answers)
+            return task.evaluate(model, self.context, answers=answers)
 
     def begin(self, network: Network, task: Task | None) -> None:
         """Record the weights and the data at the start of the job.

@@ -34,7 +34,8 @@ class Training:
         optimizer: over parameters of the network, or some of them; used throughout, and its state cut with
             the parameters. Created from the recipe if not given.
         train: called with the network and the settings of the phase after each cut, instead of the training
-            loop of Secateur. Then scores are collected in a separate pass.
+            loop of Secateur. Then scores are collected in a separate pass. If it returns a
+            :class:`secateur.training.loop.FitState`, this becomes one of ``fits`` of the result.
         check_inputs: the inputs for the verification of each cut; the example inputs if not given.
         latency: how latency is measured, if a budget limits it or widths must be efficient on the device.
 

@@ -39,7 +39,7 @@ from secateur.training.context import save_nothing
 from secateur.training.distillation import Teacher, require_images
 from secateur.training.evaluate import Batches
 from secateur.training.events import report_progress
-from secateur.training.loop import FIT, FitOptions, fit
+from secateur.training.loop import FIT, FitOptions, FitState, fit
 from secateur.training.losses import is_cross_entropy, next_token_loss
 from secateur.training.optimizers import make_optimizer
 from secateur.training.process_group import drop_wrappers
@@ -179,7 +179,7 @@ class _RecipeRun:
         if training.optimizer is None and recipe.finetune.optimizer != recipe.between.optimizer:
             self.optimizer = make_optimizer(subject.model, recipe.finetune.optimizer)
         if training.train is not None:
-            training.train(subject.model, recipe.finetune)
+            self.note_fit(training.train(subject.model, recipe.finetune))
         else:
             self.fit(recipe.finetune, "after the last cut", subject.context, training.validation)
 
@@ -298,7 +298,7 @@ class _RecipeRun:
         if not settings.trains:
             return None
         if training.train is not None:
-            training.train(subject.model, settings)
+            self.note_fit(training.train(subject.model, settings))
             return None
         observer = None
         if criterion.needs in (Needs.FORWARD, Needs.BACKWARD) and not criterion.needs_targets:
@@ -313,6 +313,11 @@ class _RecipeRun:
             # After a few updates, neither an evaluation nor a file is worth its time.
             self.fit(settings, phase, replace(context, save=save_nothing), None, observer)
         return observer.scores() if observer else None
+
+    def note_fit(self, done: object) -> None:
+        """Keep what a training of the caller's returned, if that describes the training."""
+        if isinstance(done, FitState):
+            self.state.fits.append(done)
 
     def fit(
         self,

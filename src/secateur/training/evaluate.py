@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Evaluation:
         examples: number of examples, or of predicted tokens; zero beside a metric of the user's.
         name: of the metric.
         loss_error: standard error of the loss, where it is computed.
+        also: further figures of the same measurement, by their keys in summaries.
     """
 
     metric: float
@@ -47,6 +48,7 @@ class Evaluation:
     examples: int = 0
     name: str = TOP_1.name
     loss_error: float = 0.0
+    also: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         if not self.examples:
@@ -76,14 +78,19 @@ class Evaluation:
             return -math.inf
         return -self.metric if self.kind.lower_is_better else self.metric
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Return the metric by its key in summaries, and further figures of the same measurement."""
+        return {self.kind.key: self.metric, **self.also}
+
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values: the metric by its key, ``loss``, ``examples`` and the standard ``error``.
+        """Convert to plain values: the figures, ``loss``, ``examples`` and the standard ``error``.
 
         >>> sorted(Evaluation(0.5).to_dict())
         ['error', 'examples', 'loss', 'top1']
         """
         return {
-            self.kind.key: self.metric,
+            **self.figures,
             "loss": self.loss,
             "examples": self.examples,
             "error": self.error,

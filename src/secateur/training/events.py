@@ -79,6 +79,12 @@ def report_progress(
         callback.on_progress(Progress(task, done, total, loss))
 
 
+def report_epoch(callbacks: Iterable[TrainingCallback], epoch: EpochDone) -> None:
+    """Report the end of an epoch to all callbacks."""
+    for callback in callbacks:
+        callback.on_epoch_end(epoch)
+
+
 def report_note(callbacks: Iterable[TrainingCallback], text: str) -> None:
     """Report a line of text to all callbacks."""
     for callback in callbacks:

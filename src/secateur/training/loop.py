@@ -26,7 +26,7 @@ from secateur.training.context import RunContext
 from secateur.training.distillation import Teacher
 from secateur.training.ema import WeightAverage
 from secateur.training.evaluate import Batches, Evaluation, Metric, validate
-from secateur.training.events import EpochDone, report_note, report_progress
+from secateur.training.events import EpochDone, report_epoch, report_note, report_progress
 from secateur.training.losses import with_auxiliaries
 from secateur.training.metrics import TOP_1
 from secateur.training.optimizers import (
@@ -529,8 +529,7 @@ def _finish_epoch(
         kept=is_kept,
     )
     state.history.append(done)
-    for callback in setup.context.callbacks:
-        callback.on_epoch_end(done)
+    report_epoch(setup.context.callbacks, done)
 
 
 def _consider(state: FitState, evaluation: Evaluation) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,19 @@ def kinds_in(*figures: Mapping[str, Any] | None) -> list[MetricKind]:
     """List the kinds of metrics that some figures of a summary hold, the first one first."""
     held = {key for found in figures for key, value in (found or {}).items() if value is not None}
     return [kind for kind in _KINDS if kind.key in held]
+
+
+def metric_of_path(path: Sequence[Mapping[str, Any]]) -> MetricKind:
+    """Return what the networks of a search were judged by.
+
+    Args:
+        path: as in ``summary.json``: each point holds ``validation_`` with the key of the metric.
+
+    >>> metric_of_path([{"number": 0, "validation_map": 0.5}]).name
+    'mAP50-95'
+    """
+    held = {key.removeprefix("validation_") for point in path for key in point}
+    return next((kind for kind in _KINDS if kind.key in held), TOP_1)
 
 
 def kind_in(*figures: Mapping[str, Any] | None) -> MetricKind:

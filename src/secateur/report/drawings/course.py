@@ -8,6 +8,7 @@ from typing import Any
 from secateur.report.course import Epoch
 from secateur.report.records import Records
 from secateur.report.rendering import AFTER, BEFORE, CYCLE, GONE, INK, MUTED, Drawing, drawing, plain
+from secateur.training.metrics import metric_of_path
 
 
 def metric_against_cost(records: Records) -> Drawing | None:
@@ -87,10 +88,13 @@ def _ends(records: Records, key: str) -> list[dict[str, Any]]:
 
 def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """Draw the networks that a search tried."""
+    path = summary.get("path") or ()
+    metric = metric_of_path(path)
+    quality = f"validation_{metric.key}"
     points = [
         (point["cost"][key] if point["cost"] else _of(summary, "baseline", key), point)
-        for point in summary.get("path") or ()
-        if point["validation_top1"] is not None
+        for point in path
+        if point[quality] is not None
     ]
     traces = []
     for held, colour, name in ((True, AFTER, "accepted"), (False, GONE, "rejected")):
@@ -102,7 +106,7 @@ def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
                     "mode": "markers+text",
                     "name": f"a network of the search, {name}",
                     "x": [cost for cost, _ in chosen],
-                    "y": [point["validation_top1"] for _, point in chosen],
+                    "y": [point[quality] for _, point in chosen],
                     "text": [str(point["number"]) for _, point in chosen],
                     "textposition": "top center",
                     "hovertemplate": "try %{text}: %{y:.2%} at %{x:.4~s}<extra></extra>",
@@ -110,14 +114,14 @@ def _path(summary: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
                 }
             )
     if traces:
-        ordered = sorted(((cost, point["validation_top1"]) for cost, point in points), reverse=True)
+        ordered = sorted(((cost, point[quality]) for cost, point in points), reverse=True)
         line: dict[str, Any] = {
             "type": "scatter",
             "mode": "lines",
             "showlegend": False,
             "hoverinfo": "skip",
             "x": [cost for cost, _ in ordered],
-            "y": [top1 for _, top1 in ordered],
+            "y": [value for _, value in ordered],
             "line": {"color": MUTED, "width": 1, "dash": "dot"},
         }
         traces.insert(0, line)
