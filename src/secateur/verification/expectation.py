@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from secateur.graph.checking.execution import (
     judge,
     moved,
 )
+from secateur.graph.checking.gradient_hooks import HookErrors, hook_errors, new_hook_error
 from secateur.graph.checking.probe import random_for_constant
 from secateur.graph.cutting.attributes import attribute_of
 from secateur.graph.cutting.fit import misfit
@@ -76,6 +77,7 @@ class Expectation:
     _floats: Mapping[tuple[str, str], float] = field(repr=False)
     _inputs: ExampleInputs = field(repr=False)
     _recorded: Recorded = field(repr=False)
+    _hook_errors: HookErrors = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -121,6 +123,7 @@ class Expectation:
             _float_attributes(model),
             inputs,
             record_modes(model, inputs, graph.wiring.program.hidden_in),
+            _errors_of_hooks(model),
             unrun,
         )
 
@@ -164,7 +167,9 @@ class Expectation:
             if judged.problem is not None:
                 break
         if worst.problem is None:
-            worst = replace(worst, problem=changed or self._hidden_change(pruned))
+            worst = replace(
+                worst, problem=changed or self._failing_hook(pruned) or self._hidden_change(pruned)
+            )
         return self._outcome(worst, compared, noisy, not_checked)
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
@@ -233,6 +238,10 @@ class Expectation:
             if not equal:
                 return f"'{name}' does not have the values that the plan keeps"
         return None
+
+    def _failing_hook(self, pruned: nn.Module) -> str | None:
+        """Call the gradient hooks of parameters, which no forward pass runs."""
+        return new_hook_error(self._hook_errors, _errors_of_hooks(pruned))
 
     def _hidden_change(self, pruned: nn.Module) -> str | None:
         """Compare numbers that no output may show: with which code draws at random, or limits values."""
@@ -315,6 +324,16 @@ def _run(pruned: nn.Module, case: Case) -> Outputs:
     with changed:
         run = partial(case.compared.run_cut, pruned)
         return batchwise(case.compared.forward, case.inputs, run, whole=whole)
+
+
+def _errors_of_hooks(model: nn.Module) -> HookErrors:
+    """Call the gradient hooks of parameters on copies of them."""
+
+    def copied() -> AbstractContextManager[None]:
+        tensors = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+        return substituted(model, tensors)
+
+    return hook_errors(model, copied)
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

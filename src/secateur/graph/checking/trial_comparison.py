@@ -30,6 +30,7 @@ from secateur.graph.checking.execution import (
     run_network,
     uncompiled,
 )
+from secateur.graph.checking.gradient_hooks import HookErrors, hook_errors, new_hook_error
 from secateur.graph.checking.probe import Weights, lively, scrambled
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
@@ -279,7 +280,7 @@ class TrialComparison:
                     return replace(failure, reason=f"in training mode, {failure.reason}")
         except SecateurError as error:
             return Failure(str(error))
-        return self._training_fails(cut, precision) or self._hidden_changes(cut)
+        return self._training_fails(cut, precision) or self._hooks_fail(cut) or self._hidden_changes(cut)
 
     def _compared_pass(
         self, cut: _TrialCut, forward: Pass, draw: int, precision: _Precision
@@ -407,6 +408,18 @@ class TrialComparison:
         if _training_error(self._model, self._inputs, cut.weights.tensors, whole) is not None:
             return None
         return Failure(f"the training-mode forward pass fails ({error})")
+
+    @cached_property
+    def _hook_errors(self) -> HookErrors:
+        """Return what goes wrong in gradient hooks of the whole network."""
+        whole = {name: item.clone() for name, item in self._scrambled.tensors.items()}
+        return hook_errors(self._model, partial(substituted, self._model, whole, state=self._state))
+
+    def _hooks_fail(self, cut: _TrialCut) -> Failure | None:
+        """Return whether a gradient hook of a parameter fails in the cut network alone."""
+        errors = hook_errors(self._model, partial(self._substituted, cut.tensors, cut))
+        error = new_hook_error(self._hook_errors, errors) if errors else None
+        return Failure(error) if error else None
 
     @cached_property
     def _recorded(self) -> Recorded:

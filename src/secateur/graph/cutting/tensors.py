@@ -244,19 +244,23 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+OF_GRADIENT = "_backward_hooks"
+"""Where a tensor keeps the hooks that get its gradient, before it is added up."""
+
+HOOKS = (OF_GRADIENT, "_post_accumulate_grad_hooks")
+"""Where a tensor keeps its gradient hooks of all kinds, in the order in which they are called."""
 
 
 def keep_gradient_hooks(tensor: Tensor) -> None:
     """Register the gradient hooks of a tensor again after its content has been exchanged."""
-    for kind in _HOOKS:
+    for kind in HOOKS:
         hooks = getattr(tensor, kind)
         if hooks:
             setattr(tensor, kind, hooks)
 
 
 def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, Any]) -> None:
-    for kind in _HOOKS:
+    for kind in HOOKS:
         hooks = getattr(old, kind)
         if not hooks:
             continue
