@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
+from secateur.arguments import check_arguments
 from secateur.errors import SurgeryError
 from secateur.formats import first_line
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -71,7 +72,8 @@ def apply_plan(
         SurgeryError: the plan does not fit the network, a parameter is referenced by an object
             that cannot be updated (a DistributedDataParallel wrapper), or the network or a gradient hook
             cannot be copied. Then the network and the optimizer are not changed.
-        UsageError: the optimizer contains no parameter of the network; nothing was changed.
+        UsageError: the optimizer contains no parameter of the network, or an argument is of another kind;
+            nothing was changed.
 
     Example:
         >>> import torch
@@ -103,6 +105,7 @@ class Operation:
     undo: Callable[[], None]
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def operate(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> Operation:
@@ -135,6 +138,7 @@ def operate(
         8
     """
     refuse_wrapped(model)
+    check_arguments(plan=plan)
     tensors = named_tensors(model)
     _check_fit(model, plan)
     check_optimizer(optimizer, model)

@@ -19,6 +19,7 @@ from secateur.graph.cutting.tensors import renew_flat_weights
 from secateur.graph.substitutes import replace_modules
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def load(
     path: str | Path, model: nn.Module | None = None, *, device: torch.device | str = "cpu"
 ) -> nn.Module:
@@ -50,7 +51,8 @@ def load(
         Linear(in_features=4, out_features=2, bias=True)
     """
     path = Path(path)
-    refuse_wrapped(model)
+    if model is not None:
+        refuse_wrapped(model)
     try:
         metadata, stored = _read(path)
         target = model if model is not None else _built(metadata)

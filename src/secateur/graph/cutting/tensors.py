@@ -130,6 +130,7 @@ def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
     return cuts
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def copy_with(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
