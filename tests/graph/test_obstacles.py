@@ -223,12 +223,6 @@ class CaughtInSecret(nn.Module):
             raise ValueError("bad values") from None
 
 
-class Data(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        x.data = x.data * 2
-        return x
-
-
 class Memory(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * (x.data_ptr() % 3)
@@ -257,7 +251,6 @@ class Pickled(nn.Module):
         (Logged, "self.text = f", "writes values of a tensor as text"),
         (Caught, "float(x.mean())", "into a Python number"),
         (CaughtInSecret, "float(x.mean())", "into a Python number"),
-        (Data, "x.data = x.data * 2", "an assignment to .data"),
         (Memory, "x.data_ptr() % 3", "reads the memory of a tensor"),
         (Pickled, "pickle.dumps(x)", "torch.export does not capture this code"),
     ],

@@ -288,6 +288,11 @@ def depends_on_values(error: Exception) -> bool:
     return _asks_for_values(_caught(error))
 
 
+def is_hidden_from_export(error: Exception) -> bool:
+    """Return whether an export failed because tensors were changed or made where it does not see that."""
+    return "constant's list" in str(error)
+
+
 def _caught(error: BaseException) -> BaseException:
     """Find the error about values that the user's code caught before it raised another one.
 

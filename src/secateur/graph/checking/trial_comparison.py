@@ -18,6 +18,7 @@ from secateur.errors import SecateurError, TraceError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
+from secateur.graph.capture.quiet import quiet_fakes
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
@@ -519,7 +520,7 @@ def _training_error(
         return None
     # Code that makes tensors on a certain device fails on the meta device; fake tensors follow it.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    return _run_on_shapes(model, inputs, tensors, exchange, mode.from_tensor, mode)
+    return _run_on_shapes(model, inputs, tensors, exchange, mode.from_tensor, quiet_fakes(mode))
 
 
 def _run_on_shapes(
