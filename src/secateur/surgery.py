@@ -33,6 +33,7 @@ from secateur.graph.cutting.tensors import (
     renew_flat_weights,
     set_attributes,
 )
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.groups import IntArray
 from secateur.graph.substitutes import replace_modules
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
@@ -50,7 +51,8 @@ def apply_plan(
     (:mod:`secateur.graph.substitutes`); their parameters, buffers and hooks go.
 
     Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
-    and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
+    and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied,
+    also those that are a transposed form of another one on the same memory.
     Buffers keep their attributes. A copy has no gradients; in place, those of cut parameters are cleared.
 
     Args:
@@ -188,9 +190,10 @@ def _cut_in_place(
     forget_flat_weights(model)
     _detach_computed(model, undo)
     tensors = named_tensors(model)
-    for name in {**kept, **lengths}:
+    cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()} | dict(lengths)
+    for name, data in tied_again(storage_ties(tensors), cut).items():
         old = tensors[name]
-        new = like(old, lengths[name] if name in lengths else cut_tensor(old, kept[name]))
+        new = like(old, data)
         if isinstance(old, nn.Parameter):
             _swap_parameter(name, old, new, undo)
         else:

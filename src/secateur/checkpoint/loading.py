@@ -15,7 +15,8 @@ from secateur.checkpoint.metadata import Metadata
 from secateur.errors import CheckpointError, SurgeryError, UsageError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.wrappers import refuse_wrapped
-from secateur.graph.cutting.tensors import renew_flat_weights
+from secateur.graph.cutting.tensors import named_tensors, renew_flat_weights
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.substitutes import replace_modules
 
 
@@ -194,12 +195,14 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
     loose = structure.loose_names(metadata.attributes)
     placed: dict[str, Tensor] = {}
     filled: set[int] = set()
+    ties = storage_ties(named_tensors(model))
+    values = tied_again(ties, {name: value.to(device) for name, value in values.items()})
     for name in sorted(
         values, key=lambda name: (name in loose, name)
     ):  # a parameter before what refers to it
         stored = metadata.aliases.get(name, name)
         if stored not in placed:
-            placed[stored] = _placed(model, name, values[name].to(device), metadata, filled)
+            placed[stored] = _placed(model, name, values[name], metadata, filled)
         if name not in loose:
             structure.set_tensor(model, name, placed[stored])
     references = {name: placed[metadata.aliases.get(name, name)] for name in loose}

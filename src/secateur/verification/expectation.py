@@ -28,6 +28,7 @@ from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
+from secateur.graph.cutting.ties import Tie, storage_ties
 from secateur.graph.propagation.findings import Rescale
 from secateur.graph.sizes.recording import Recorded, hidden_change, record_modes
 from secateur.graph.substitutes import replacements_in
@@ -78,6 +79,7 @@ class Expectation:
     _inputs: ExampleInputs = field(repr=False)
     _recorded: Recorded = field(repr=False)
     _hook_errors: HookErrors = field(repr=False)
+    _ties: tuple[Tie, ...] = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -124,6 +126,7 @@ class Expectation:
             inputs,
             record_modes(model, inputs, graph.wiring.program.hidden_in),
             _errors_of_hooks(model),
+            storage_ties(held),
             unrun,
         )
 
@@ -141,7 +144,7 @@ class Expectation:
             return self._outcome(Judgement(float("inf"), self.tolerance, problem=different), (), set(), [])
         changed = self._changed_values(pruned)
         worst = Judgement(0.0, self.tolerance)
-        not_checked = list(self._unrun)
+        not_checked = [*self._unrun, *self._lost_ties(pruned)]
         compared: list[Case] = []
         noisy: set[tuple[Kind, str]] = set()
         for planned in self._cases:
@@ -238,6 +241,15 @@ class Expectation:
             if not equal:
                 return f"'{name}' does not have the values that the plan keeps"
         return None
+
+    def _lost_ties(self, pruned: nn.Module) -> list[str]:
+        """Name the tensors that shared memory in the original: what a step of training does differs now."""
+        found = set(storage_ties(named_tensors(pruned)))
+        return [
+            f"training of '{tie.first}' and '{tie.second}' (they no longer share memory)"
+            for tie in self._ties
+            if {tie.first, tie.second} <= self._after.tensors.keys() and tie not in found
+        ]
 
     def _failing_hook(self, pruned: nn.Module) -> str | None:
         """Call the gradient hooks of parameters, which no forward pass runs."""

@@ -17,6 +17,7 @@ from secateur.graph.branches import Replacement
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.cutting.attributes import attribute_of, separate, set_attribute
 from secateur.graph.cutting.rebinding import PLAIN, rebind
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.groups import IntArray
 from secateur.graph.substitutes import substitutes
 
@@ -154,12 +155,18 @@ def copy_with(
 
     Returns:
         The copy. Parameters keep their class, attributes and ``requires_grad``, buffers their attributes.
+        A tensor that is another one with permuted dimensions, on the same memory, is so in the copy.
         Parameters have no gradients.
 
     Raises:
         SurgeryError: the module or a gradient hook cannot be copied, or the module has no such attribute or
             module to replace.
     """
+    held = named_tensors(model)
+    ties = [tie for tie in storage_ties(held) if tie.order is not None]
+    together = {name: held[name] for tie in ties for name in (tie.first, tie.second)}
+    copies = {name: tensor.detach().clone() for name, tensor in together.items() if name not in tensors}
+    tensors = tied_again(ties, {**tensors, **copies})
     memo: dict[int, Any] = substitutes(model, replacements)
     kept = {id(tensor) for tensor in _tensors_outside(model, memo)}
     originals = {name: tensor for name, tensor in named_tensors(model).items() if id(tensor) in kept}
