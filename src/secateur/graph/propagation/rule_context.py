@@ -103,6 +103,11 @@ class RuleContext(OperatorContext):
             argument = self._names.index(name)
             self._findings.reads.append(Read(self.node.name, argument, dim, labels, self.module, "", place))
 
+    @property
+    def is_part_of_distance(self) -> bool:
+        """Return whether the operator sums squares of weights, which are then added to other values."""
+        return self.node.name in self._hints.distances
+
     def rescale(self, length: str, direction: str, dim: int | None) -> bool:
         """Record that a weight is normalised by its norm, so that its length must follow a cut.
 
