@@ -199,17 +199,18 @@ def _factor_that_counts(item: Equation, known: KnownSizes) -> tuple[FromAttribut
     Returns:
         The attribute and the channels that it counts, each once; ``None`` if no factor can, or several.
     """
-    factors = list(_factors(item.source))
-    unknown: list[FromAttribute] = []
-    for factor in factors:
-        if isinstance(factor, FromAttribute) and factor.key not in known.solutions:
-            unknown.append(factor)
-            continue
-        form = known.form(factor, item.place)
-        if form is None or not form.fixed:
-            return None
-    labels = item.labels
+    factors, labels = list(_factors(item.source)), item.labels
+    if any(isinstance(factor, Computed) for factor in factors):
+        return None
+    unknown = [
+        factor
+        for factor in factors
+        if isinstance(factor, FromAttribute) and factor.key not in known.solutions
+    ]
     if len(unknown) < 2 or labels is None or known.counted(labels, len(labels)).fixed:
+        return None
+    forms = [known.form(factor, item.place) for factor in factors if factor not in unknown]
+    if not all(form is not None and form.fixed for form in forms):
         return None
     channel, keys = known.slots.components()[labels], [factor.key for factor in unknown]
     found = []
