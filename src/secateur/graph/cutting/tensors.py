@@ -42,26 +42,39 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
         kept: positions that stay, by dimension.
 
     Returns:
-        A contiguous tensor that shares no memory with the old one.
+        A contiguous tensor that shares no memory with the old one; in the order of ``torch.channels_last`` if
+        the old one is.
 
     Example:
         >>> import numpy as np
         >>> cut_tensor(torch.arange(6).view(2, 3), {1: np.array([0, 2])}).tolist()
         [[0, 2], [3, 5]]
     """
-    source = tensor.detach()
+    return _cut(tensor.detach(), kept).contiguous(memory_format=_memory_format(tensor))
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """Find the order in which the numbers of a tensor lie in memory, of those that have a name."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
+def _cut(source: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
+    """Make a contiguous tensor with only the kept positions of some dimensions."""
     if not kept:
-        return source.detach().clone(memory_format=torch.contiguous_format)
+        return source.clone(memory_format=torch.contiguous_format)
     # The dimension that loses most goes first: everything after it has less to copy.
-    dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim]))
-    selections = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
-    shape = [len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)]
+    dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, source.shape[dim]))
+    selections = {dim: _selection(kept[dim], source.shape[dim], source.device) for dim in dims}
+    shape = [len(kept.get(dim, range(size))) for dim, size in enumerate(source.shape)]
     result = torch.empty(shape, dtype=source.dtype, device=source.device)
     if len(dims) == 1:
         _select(source, dims[0], selections[dims[0]], result)
         return result
     # Some rows at a time, so that what is copied twice stays in the cache.
-    rows = torch.as_tensor(kept.get(0, np.arange(tensor.shape[0])), device=source.device)
+    rows = torch.as_tensor(kept.get(0, np.arange(source.shape[0])), device=source.device)
     *first, last = [dim for dim in dims if dim != 0]
     step = max(1, _AT_ONCE // max(1, source[:1].nbytes))
     for start in range(0, len(rows), step):
