@@ -340,3 +340,25 @@ def test_some_forms_of_a_block_leave_its_channels_free(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMS)
 def test_every_form_of_a_block_leaves_its_channels_free(kind: str) -> None:
     check_forms(kind, range(FORMS[kind]))
+
+
+def test_a_set_of_filters_for_each_channel() -> None:
+    """A wavelet transform: four filters are repeated for each channel."""
+
+    def function(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.a(x).tanh()
+        filters = s.filters.repeat(y.shape[1], 1, 1, 1)
+        return s.b(F.conv2d(y, filters, stride=2, groups=y.shape[1]))
+
+    torch.manual_seed(0)
+    parts = {"a": nn.Conv2d(3, 5, 1), "b": nn.Conv2d(20, 4, 1), "filters": torch.randn(4, 1, 2, 2)}
+    model, x = Net(function, **parts).eval(), torch.randn(2, 3, 6, 6)
+    graph = sec.trace(model, x)
+    assert [group.name for group in graph.prunable] == ["a"]
+    plan = sec.plan_from(graph, {"a": [1, 3]})
+    small = sec.apply_plan(model, plan)
+    assert small.filters.shape == (4, 1, 2, 2)
+    assert sec.verify(model, small, plan, x).ok
+    with torch.no_grad():
+        model.b.weight.unflatten(1, (5, 4))[:, [1, 3]] = 0
+    torch.testing.assert_close(small(x), model(x))

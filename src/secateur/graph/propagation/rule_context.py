@@ -284,6 +284,11 @@ class RuleContext(OperatorContext):
         source = self.sources[index] if index < len(self.sources) else None
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
 
+    def counts_channels(self, index: int) -> bool:
+        """Return whether a size that the operator was given is that of a dimension of channels of a value."""
+        source = self.sources[index] if index < len(self.sources) else None
+        return isinstance(source, FromTensor) and self._may_change(source)
+
     def _may_change(self, source: Source | int | None) -> bool:
         """Return whether a size may follow channels: it is an attribute, or the size of such a dimension."""
         if isinstance(source, Computed):
