@@ -219,7 +219,7 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
         return known
     cause = _caught(error)
     location = location_of(model, error, *([] if cause is error else [cause]))
-    reason = _of_values(cause, location)
+    reason = _of_values(cause, location) or _of_keys(error)
     if not reason:
         own = _error_without_export(model, inputs)
         if own is not None:
@@ -312,6 +312,16 @@ def _asks_for_values(error: BaseException) -> bool:
     if names & kinds or ("UserError" in names and "data-dependent" in text.lower()):
         return True
     return re.search(_NO_NUMBER, text) is not None
+
+
+def _of_keys(error: BaseException) -> str:
+    """Explain why code that looks a parameter up fails; empty for other errors."""
+    if not (isinstance(error, KeyError) and error.args and isinstance(error.args[0], Tensor)):
+        return ""
+    return (
+        "the code looks up a parameter or buffer in a dict, and a capture and trial cuts put others in its "
+        f"place. Key the dict by the name, or keep the value as an attribute of the module, {_PART}."
+    )
 
 
 def _kinds(error: BaseException) -> set[str]:
