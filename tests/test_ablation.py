@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -221,3 +222,38 @@ def test_every_pass_begins_at_the_first_step_that_reads_the_channel(monkeypatch:
     ablate(net, graph, [(x, torch.arange(6) % 3)], cross_entropy)
     layers = ["linear", "gelu", "linear", "gelu", "linear"]
     assert len(run) == 5 + 4 + 5 * len(layers[2:]) + 4 * len(layers[4:])
+
+
+class Several(nn.Module):
+    """Returns a mapping, with a number that belongs to no example before the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        hidden = torch.relu(self.first(x))
+        return {"size": hidden.square().mean(), "hidden": (hidden, 3), "scores": self.last(hidden)}
+
+
+def test_the_loss_gets_what_the_network_returns() -> None:
+    torch.manual_seed(0)
+    net, x, targets = Several(), torch.randn(10, 4), torch.randint(0, 3, (10,))
+    graph = sec.trace(net, x)
+    plain = nn.Sequential(net.first, nn.ReLU(), net.last)
+
+    def loss_fn(output: dict[str, Any], given: torch.Tensor) -> torch.Tensor:
+        assert list(output) == ["size", "hidden", "scores"]
+        assert output["hidden"][1] == 3
+        return cross_entropy(output["scores"], given)
+
+    found = ablate(net, graph, [(x[:6], targets[:6]), (x[6:], targets[6:])], loss_fn)
+    assert found.loss == pytest.approx(cross_entropy(net(x)["scores"], targets).item(), rel=1e-5)
+    assert not found  # the hidden units are an output
+    assert ablate(plain, sec.trace(plain, x), [(x, targets)], cross_entropy).loss == pytest.approx(found.loss)
+
+
+def test_a_loss_of_each_example_is_refused() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(10, 4)
+    with pytest.raises(sec.UsageError, match="loss_fn returned a tensor of shape"):
+        ablate(net, sec.trace(net, x), [(x, x)], lambda output, _: output.sum(1))

@@ -512,3 +512,18 @@ def test_what_the_smaller_network_keeps_does_not_forbid_taking_the_cut_back():
     assert torch.equal(model.first.weight, weight)
     model(x).sum().backward()
     assert model.first.weight.grad.shape == (8, 6)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_weights_stay_in_the_order_of_channels_last(inplace: bool) -> None:
+    last = torch.channels_last
+    convs = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)]
+    model, x = nn.Sequential(*convs).to(memory_format=last), torch.randn(2, 3, 9, 9)
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    plan = every_second(sec.trace(model, x))
+    small = sec.apply_plan(model, plan, inplace=inplace)
+    for place in (0, 2, 4):
+        assert small[place].weight.is_contiguous(memory_format=last)
+        assert not small[place].weight.is_contiguous()
+    torch.testing.assert_close(small(x), sec.apply_plan(plain, plan)(x))
+    assert sec.apply_plan(plain, plan)[2].weight.is_contiguous()

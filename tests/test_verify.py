@@ -368,8 +368,8 @@ def test_wrong_arguments_are_usage_errors() -> None:
         ((small, small, plan, X), "make the Expectation before it"),
         ((nn.Conv2d(3, 4, 1), small, plan, X), "not the network that the plan was made for"),
         ((model, nn.Conv2d(3, 4, 1), plan, X), "pass the network that apply_plan returned"),
-        ((model, None, plan, X), "pruned is not a network but a NoneType"),
-        ((model, small, None, X), "plan is not a pruning plan but a NoneType"),
+        ((model, None, plan, X), "pruned is None: pass a network"),
+        ((model, small, None, X), "plan is None: pass a pruning plan"),
         ((model, small, plan, {"y": X}), "does not run on these inputs"),
     ):
         with pytest.raises(sec.UsageError, match=said):

@@ -18,14 +18,20 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torch.fx import Node
 
 from secateur._compat import tree_leaves, tree_map, tree_map_only
-from secateur.batches import split_with_targets
+from secateur.batches import LossFunction, split_with_targets
 from secateur.criteria import Scores
+from secateur.criteria.base import loss_of
+from secateur.devices import device_of
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Group
+from secateur.graph.capture.program import call_arguments, copied_inputs, mode_of, on_device_of
+from secateur.graph.cutting.fit import refuse_misfit
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import BoolArray
+from secateur.outputs import parts_of, with_leaves
 from secateur.precision import full_precision
 from secateur.recovery.captured_forward import capture_forward, removed_without
 from secateur.recovery.masked_units import MaskedUnits
@@ -124,7 +130,7 @@ def ablate(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[Any],
-    loss_fn: Callable[[Tensor, Any], Tensor],
+    loss_fn: LossFunction,
     *,
     max_examples: int | None = None,
     resume: Ablation | None = None,
@@ -140,8 +146,9 @@ def ablate(
         graph: its channel graph.
         batches: pairs of inputs and targets, or mappings of named arguments; the same ones are used for
             every channel.
-        loss_fn: mean loss, called with the first output that has the examples in its first dimension, for all
-            examples, and the targets of all examples; these are a mapping where batches are mappings.
+        loss_fn: mean loss, called with what the network returns for all examples, in which tensors without
+            the examples in their first dimension are ``None``, and the targets of all examples; these are a
+            mapping where batches are mappings.
         max_examples: how many examples to use; all by default.
         resume: what was measured before on the same examples; only what is missing is measured.
         progress: called whenever more channels are measured.
@@ -152,7 +159,8 @@ def ablate(
         The changes of all prunable groups and branches.
 
     Raises:
-        UsageError: a batch has no targets, or ``resume`` belongs to other examples or another network.
+        UsageError: a batch has no targets, the loss is no single number, or ``resume`` belongs to other
+            examples or another network.
 
     Example:
         >>> from secateur.graph import trace
@@ -162,15 +170,17 @@ def ablate(
         >>> found["0"].shape, found.examples
         (torch.Size([3]), 8)
     """
+    refuse_misfit(model, graph)
     inputs, targets = _inputs_and_targets(batches, max_examples)
     forward = capture_forward(model, graph, inputs, max_examples)
     tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
     units = MaskedUnits.of(graph, forward, tensors, across_ranks)
 
-    def loss_of(run: PartialForward) -> float:
-        outputs, *_ = run.outputs()
-        there = tree_map_only(Tensor, lambda leaf: leaf.to(outputs.device), targets)
-        return float(loss_fn(outputs, there).double())
+    template = _template(model, graph, inputs[0][0])
+    targets = tree_map_only(Tensor, lambda leaf: leaf.to(device_of(model)), targets)
+
+    def loss_without(run: PartialForward) -> float:
+        return float(loss_of(_outputs(run, template), targets, loss_fn).double())
 
     whole_groups = {
         group.name: _SINGLE if group.channels == 1 else _NEEDED
@@ -179,13 +189,13 @@ def ablate(
     }
     starts, unread = units.first_steps(group for group in graph.prunable if group.name not in whole_groups)
     places = units.forward.steps_of_branches(graph)
-    loss = loss_of(units.whole())
+    loss = loss_without(units.whole())
     changes = _known_changes([graph[name] for name in starts], resume, loss, forward.examples)
     branches = dict(resume.branches) if resume is not None else {}
     total = sum(len(values) for values in changes.values()) + len(places)
 
     def change_of(removed: BoolArray, whole: PartialForward) -> float:
-        return loss_of(whole.fork(removed, units.tensors)) - loss
+        return loss_without(whole.fork(removed, units.tensors)) - loss
 
     def change_without(channel: tuple[str, int], whole: PartialForward) -> float:
         return change_of(_without(graph, *channel), whole)
@@ -215,6 +225,54 @@ def ablate(
         report()
     ordered = {name: branches[name] for name in places}
     return Ablation(changes, loss, forward.examples, whole_groups | unread, ordered)
+
+
+def _template(model: nn.Module, graph: ChannelGraph, inputs: Any) -> Any:
+    """Run the network on one batch, to see in which containers it returns its outputs."""
+    names = graph.wiring.program.arguments
+    if isinstance(inputs, Mapping) and names:
+        inputs = {name: inputs[name] for name in names}
+    args, kwargs = call_arguments(copied_inputs(on_device_of(model, inputs)))
+    with untouched(model), mode_of(model, training=False), torch.no_grad():
+        return model(*args, **kwargs)
+
+
+def _outputs(run: PartialForward, template: Any) -> Any:
+    """Run all remaining steps, and put the outputs for all examples into the containers of the network.
+
+    Args:
+        run: the forward pass.
+        template: what the network returned for other examples.
+
+    Returns:
+        The output, with ``None`` in place of tensors that do not have the examples in their first dimension,
+        such as a loss that the network computes itself.
+
+    Raises:
+        UsageError: no output has the examples in its first dimension.
+    """
+    forward = run.forward
+    final = len(forward.nodes) - 1
+    run.advance(final)
+
+    def joined(item: Any) -> Any:
+        if not isinstance(item, Node):
+            return item
+        if not run.holds(item):  # a parameter
+            return None
+        values = [run.value(place, item) for place in range(len(run.chunks))]
+        if not isinstance(values[0], Tensor) or not values[0].dim() or len(values[0]) % forward.size:
+            return None
+        return torch.cat(
+            [forward.trimmed(value, chunk) for value, chunk in zip(values, run.chunks, strict=True)]
+        )
+
+    leaves = [joined(item) for item in tree_leaves(forward.nodes[final].args)]
+    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+        raise UsageError("no output has the examples in its first dimension")
+    if len(leaves) != len(parts_of(template).leaves):
+        raise UsageError("the network returns other outputs than when it was traced")
+    return with_leaves(template, leaves)
 
 
 def _inputs_and_targets(batches: Iterable[Any], most: int | None) -> tuple[list[Any], Any]:

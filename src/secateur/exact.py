@@ -31,6 +31,7 @@ _WIDE = {
 }
 
 _DTYPE = Tensor.dtype.__get__  # type: ignore[attr-defined]
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _TO_WIDE = {Tensor.float, Tensor.half, Tensor.bfloat16}
 _BITS = {"view_dtype", "data_ptr", "untyped_storage", "storage"}
 
@@ -57,6 +58,7 @@ class Float64(TorchFunctionMode):
         super().__init__()
         self.rounded = False
         self.kept: dict[int, Tensor] = {}
+        self._data: dict[int, Tensor] = {}  # what code reads of parameters with ``.data``
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,6 +69,10 @@ class Float64(TorchFunctionMode):
         if func == _DTYPE:
             found = func(*args)
             return _WIDE.get(found, found)
+        if func == _DATA and isinstance(args[0], nn.Parameter):
+            found = func(*args)
+            self._data[id(found)] = found
+            return found
         if name in ("__get__", "__set__", "__delete__") or name in _BITS:
             return func(*args, **kwargs)
         if func in _TO_WIDE:
@@ -90,7 +96,7 @@ class Float64(TorchFunctionMode):
     def _converted(self, item: Any) -> Any:
         """Convert the tensors and dtypes of an argument to float64."""
         if isinstance(item, Tensor):
-            if item.dtype in _WIDE and not isinstance(item, nn.Parameter):
+            if item.dtype in _WIDE and not isinstance(item, nn.Parameter) and id(item) not in self._data:
                 self.kept[id(item)] = item
             return _wide(item)
         if isinstance(item, torch.dtype):

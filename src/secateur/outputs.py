@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -61,6 +62,49 @@ def parts_of(output: Any) -> Parts:
         tuple(path for path, _ in known),
         {path: type(leaf).__name__ for path, leaf in found if not _is_plain(leaf)},
     )
+
+
+def with_leaves(output: Any, leaves: Iterable[Any]) -> Any:
+    """Make a copy of what a network returned, with other leaves.
+
+    Args:
+        output: anything that :func:`parts_of` takes apart.
+        leaves: the new tensors and plain values, in the order of its parts.
+
+    Returns:
+        An object of the same class. What is left out of the parts is that of the given one.
+
+    Example:
+        >>> with_leaves({"loss": 0.5, "scores": (1, 2)}, [0.1, 3, 4])
+        {'loss': 0.1, 'scores': (3, 4)}
+    """
+    return _rebuilt(output, iter(leaves))
+
+
+def _rebuilt(value: Any, leaves: Iterator[Any]) -> Any:
+    if _is_plain(value):
+        return next(leaves)
+    children = _children(value)
+    if children is None:
+        return value
+    items = [_rebuilt(child, leaves) for _, child in children]
+    if isinstance(value, Mapping):
+        made: Any = copy.copy(value)
+        for key, item in zip(dict.keys(value) if isinstance(value, dict) else value, items, strict=True):
+            made[key] = item
+        return made
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)._make(items)  # type: ignore[attr-defined]  # a named tuple
+    if isinstance(value, tuple | list | deque):
+        return type(value)(items)
+    registered = SUPPORTED_NODES.get(type(value))
+    if registered is not None:
+        return registered.unflatten_fn(items, registered.flatten_fn(value)[1])
+    made = copy.copy(value)
+    names = [item.name for item in fields(value) if hasattr(value, item.name)]
+    for name, item in zip(names, items, strict=True):
+        object.__setattr__(made, name, item)
+    return made
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:

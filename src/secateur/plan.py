@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secateur.arguments import check_arguments
 from secateur.errors import UsageError
 from secateur.formats import count, table
 from secateur.graph import ChannelGraph, Cost, Group, Role
@@ -66,6 +67,7 @@ class PruningPlan:
     without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_arguments(graph=self.graph, keep=self.keep)
         object.__setattr__(self, "without", _removable(self.graph, self.without))
         given = {self.graph[name].name: channels for name, channels in self.keep.items()}
         checked = {
@@ -251,6 +253,7 @@ def plan_from(graph: ChannelGraph, remove: Mapping[str, Iterable[int]]) -> Pruni
         >>> plan_from(trace(net, torch.randn(1, 4)), {"0": [1, 5]}).removed
         {'0': (1, 5)}
     """
+    check_arguments(graph=graph, remove=remove)
     removed: dict[str, set[int]] = {}
     for name, positions in remove.items():
         chosen = _integers(positions, f"the positions of '{name}'")

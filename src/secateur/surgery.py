@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
+from secateur.arguments import check_arguments
 from secateur.errors import SurgeryError
 from secateur.formats import first_line
 from secateur.graph.capture.wrappers import refuse_wrapped
@@ -32,6 +33,7 @@ from secateur.graph.cutting.tensors import (
     renew_flat_weights,
     set_attributes,
 )
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.groups import IntArray
 from secateur.graph.substitutes import replace_modules
 from secateur.optimizer_state import CutState, check_optimizer, cut_state
@@ -49,7 +51,8 @@ def apply_plan(
     (:mod:`secateur.graph.substitutes`); their parameters, buffers and hooks go.
 
     Parameters keep their class, their attributes (``parameter.no_weight_decay``), their ``requires_grad``
-    and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied.
+    and their gradient hooks, which are called with gradients of the new shape; tied parameters stay tied,
+    also those that are a transposed form of another one on the same memory.
     Buffers keep their attributes. A copy has no gradients; in place, those of cut parameters are cleared.
 
     Args:
@@ -71,7 +74,8 @@ def apply_plan(
         SurgeryError: the plan does not fit the network, a parameter is referenced by an object
             that cannot be updated (a DistributedDataParallel wrapper), or the network or a gradient hook
             cannot be copied. Then the network and the optimizer are not changed.
-        UsageError: the optimizer contains no parameter of the network; nothing was changed.
+        UsageError: the optimizer contains no parameter of the network, or an argument is of another kind;
+            nothing was changed.
 
     Example:
         >>> import torch
@@ -103,6 +107,7 @@ class Operation:
     undo: Callable[[], None]
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def operate(
     model: nn.Module, plan: PruningPlan, *, optimizer: Optimizer | None = None, inplace: bool = False
 ) -> Operation:
@@ -135,6 +140,7 @@ def operate(
         8
     """
     refuse_wrapped(model)
+    check_arguments(plan=plan)
     tensors = named_tensors(model)
     _check_fit(model, plan)
     check_optimizer(optimizer, model)
@@ -184,9 +190,10 @@ def _cut_in_place(
     forget_flat_weights(model)
     _detach_computed(model, undo)
     tensors = named_tensors(model)
-    for name in {**kept, **lengths}:
+    cut = {name: cut_tensor(tensors[name], dims) for name, dims in kept.items()} | dict(lengths)
+    for name, data in tied_again(storage_ties(tensors), cut).items():
         old = tensors[name]
-        new = like(old, lengths[name] if name in lengths else cut_tensor(old, kept[name]))
+        new = like(old, data)
         if isinstance(old, nn.Parameter):
             _swap_parameter(name, old, new, undo)
         else:

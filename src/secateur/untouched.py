@@ -62,13 +62,14 @@ def untouched(*models: nn.Module, weights: bool = True) -> Iterator[StateRecord]
 
     For every module, these are recorded and restored: its attributes of any kind (also inside lists, dicts,
     sets and plain objects, with or without ``__slots__``), its submodules, parameters, buffers and hooks, its
-    mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad`` and
-    ``requires_grad``; the containers that hooks and closures write to; class attributes of the user's own
-    modules; the states of its random generators; caches of its methods and of the functions that their code
-    can name (``functools.lru_cache``), which are cleared if they got entries; the random states of Python,
-    NumPy and PyTorch on every device; the contents of NumPy arrays and of arrays of bytes and numbers; the
-    implementations of functions with ``functools.singledispatch``; the number of threads, the default dtype,
-    and whether gradients are computed, anomalies are looked for, and algorithms must be deterministic.
+    mode, the values of parameters, buffers and plain tensors, and each parameter's ``grad``,
+    ``requires_grad`` and gradient hooks; the containers that hooks and closures write to; class attributes of
+    the user's own modules; the states of its random generators; caches of its methods and of the functions
+    that their code can name (``functools.lru_cache``), which are cleared if they got entries; the random
+    states of Python, NumPy and PyTorch on every device; the contents of NumPy arrays and of arrays of bytes
+    and numbers; the implementations of functions with ``functools.singledispatch``; the number of threads,
+    the default dtype, and whether gradients are computed, anomalies are looked for, and algorithms must be
+    deterministic.
 
     Args:
         models: the networks that may be run within the block.
@@ -342,6 +343,9 @@ class StateRecord:
         if grad is not None:
             self._tensor(grad)
         self._contents(vars(parameter), 0)
+        for hooks in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks):
+            if hooks:
+                self._contents(hooks, 0)
 
         def undo() -> None:
             if _place(parameter) != _place(data):  # such as module.to(dtype)

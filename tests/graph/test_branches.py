@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -490,3 +491,47 @@ def test_branches_whose_parts_are_joined_outside_of_a_module() -> None:
             continue
         plan = PruningPlan(graph, {}, [branch.name])
         assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+class Combined(nn.Module):
+    """A stream and a branch that are combined by a function of the block, the stream and the branch."""
+
+    def __init__(self, combine: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.norm, self.wide, self.narrow = nn.LayerNorm(6), nn.Linear(6, 9), nn.Linear(9, 6)
+        self.gain, self.gains = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.rand(6) + 0.5)
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.combine(self, x, self.narrow(torch.relu(self.wide(self.norm(x)))))
+
+
+@pytest.mark.parametrize(
+    ("combine", "left"),
+    [
+        (lambda _, x, y: x - y, lambda _, x: x),
+        (lambda _, x, y: sum([x, y]), lambda _, x: x),
+        (lambda _, x, y: x * 0.5 + y, lambda _, x: x * 0.5),
+        (lambda _, x, y: y + x / 2, lambda _, x: x / 2),
+        (lambda block, x, y: block.gain * x + y, lambda block, x: block.gain * x),
+        (lambda block, x, y: x * block.gains - y, lambda block, x: block.gains * x),
+    ],
+)
+def test_what_is_left_of_a_stream_without_its_branch(combine: Any, left: Any) -> None:
+    torch.manual_seed(0)
+    blocks = [Combined(combine) for _ in range(2)]
+    model, x = nn.Sequential(nn.Linear(4, 6), *blocks, nn.Linear(6, 3)), torch.randn(5, 4)
+    graph = sec.trace(model, x)
+    names = [branch.name for branch in graph.branches if branch.prunable]
+    assert len(names) == 2
+    plan = sec.PruningPlan(graph, {}, names[:1])
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    torch.testing.assert_close(small(x), model[3](model[2](left(model[1], model[0](x)))))
+    assert plan.cost_after.macs == sec.cost(small, x).macs
+    assert plan.cost_after.params == sec.cost(small, x).params
+
+
+def test_a_stream_that_is_subtracted_from_what_is_computed_from_it_has_no_branch() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Combined(lambda _, x, y: y - x), nn.Linear(6, 3))
+    assert sec.trace(model, torch.randn(5, 4)).branches == ()

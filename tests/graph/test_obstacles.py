@@ -223,12 +223,6 @@ class CaughtInSecret(nn.Module):
             raise ValueError("bad values") from None
 
 
-class Data(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        x.data = x.data * 2
-        return x
-
-
 class Memory(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * (x.data_ptr() % 3)
@@ -257,7 +251,6 @@ class Pickled(nn.Module):
         (Logged, "self.text = f", "writes values of a tensor as text"),
         (Caught, "float(x.mean())", "into a Python number"),
         (CaughtInSecret, "float(x.mean())", "into a Python number"),
-        (Data, "x.data = x.data * 2", "an assignment to .data"),
         (Memory, "x.data_ptr() % 3", "reads the memory of a tensor"),
         (Pickled, "pickle.dumps(x)", "torch.export does not capture this code"),
     ],
@@ -471,3 +464,36 @@ def test_statistics_of_a_single_example() -> None:
     plan = sec.plan_from(graph, {"0": [1]})
     with pytest.raises(UsageError, match="at least two examples in every batch"):
         sec.verify(net, sec.apply_plan(net, plan), plan, torch.randn(1, 3))
+
+
+class KeyedByWeight(Two):
+    """A factor for each weight, by the weight itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = {self.first.weight: 2.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(x @ (self.first.weight * self.factors[self.first.weight]).t()))
+
+
+def test_a_dict_with_parameters_as_keys() -> None:
+    told = message(KeyedByWeight())
+    assert "the code looks up a parameter or buffer in a dict" in told
+    assert "Key the dict by the name" in told
+    assert "fails on these inputs" not in told
+
+
+class MadeByLength(Two):
+    """Makes a tensor of the length of a bias, which the code gets as a plain number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.zeros(len(x), len(self.first.bias)) + torch.relu(self.first(x)))
+
+
+def test_a_length_follows_no_cut() -> None:
+    reason = sec.trace(MadeByLength(), INPUTS)["first"].reason
+    assert reason is not None
+    assert (
+        "zeros gets a number as size: write a size that follows, such as x.shape[1] (no len(...))" in reason
+    )

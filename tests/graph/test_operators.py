@@ -10,6 +10,7 @@ by hand of the kept channels.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -227,6 +228,47 @@ def test_prototypes_lose_the_channels_that_distances_are_over() -> None:
     torch.testing.assert_close(small(x), wanted(x), rtol=1e-10, atol=1e-10)
 
 
+def written_out(s: nn.Module, y: Tensor) -> Tensor:
+    return y.pow(2).sum(1, keepdim=True) - 2 * y @ s.p.t() + s.p.pow(2).sum(1)
+
+
+def with_bias(s: nn.Module, y: Tensor) -> Tensor:
+    return torch.addmm(y.square().sum(1)[:, None] + (s.p * s.p).sum(-1).view(1, -1), y, s.p.t(), alpha=-2.0)
+
+
+@pytest.mark.parametrize("distances", [written_out, with_bias])
+def test_squared_distances_that_are_written_out(distances: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def function(s: nn.Module, x: Tensor) -> Tensor:
+        return distances(s, s.a(x).tanh())
+
+    torch.manual_seed(0)
+    model = double(Net(function, a=nn.Linear(6, 8), p=parameter(4, 8)))
+    x, kept = torch.randn(5, 6, dtype=torch.float64), [1, 2, 6]
+    graph = sec.trace(model, x)
+    plan = sec.PruningPlan(graph, {"a": kept})
+    small = sec.apply_plan(model, plan)
+    assert sec.verify(model, small, plan, x).ok
+    y = model.a(x).tanh()[:, kept]
+    torch.testing.assert_close(small(x), torch.cdist(y, model.p[:, kept]) ** 2, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s, x: s.a(x).tanh() @ (s.p * s.p.pow(2).sum(1, keepdim=True).rsqrt()).t(),
+        lambda s, x: (s.a(x).tanh() @ s.p.t()) * s.p.pow(2).sum(1).rsqrt(),
+        lambda s, x: (s.a(x).tanh() @ s.p.t()) + s.p.pow(2).sum(1).sqrt(),
+        lambda s, x: (s.a(x).tanh() @ s.p.t()) + (s.p + 1).sum(1),
+        lambda s, x: (s.a(x).tanh() @ s.p.t()) + s.p.pow(2).mean(1),
+    ],
+)
+def test_other_sums_over_a_weight_freeze_its_columns(function: Callable[..., Tensor]) -> None:
+    model = Net(function, a=nn.Linear(6, 8), p=parameter(4, 8))
+    reason = sec.trace(model, torch.randn(5, 6))["a"].reason
+    assert reason is not None
+    assert "a weight is computed with a statistic over these channels" in reason
+
+
 def test_rounded_numbers_follow_their_channels() -> None:
     steps, zeros = torch.rand(8) * 0.1 + 0.02, torch.arange(8, dtype=torch.int32) - 4
     model = Net(quantised, a=nn.Linear(6, 8), b=nn.Linear(8, 3), steps=steps, zeros=zeros).eval()
@@ -298,3 +340,25 @@ def test_some_forms_of_a_block_leave_its_channels_free(kind: str) -> None:
 @pytest.mark.parametrize("kind", FORMS)
 def test_every_form_of_a_block_leaves_its_channels_free(kind: str) -> None:
     check_forms(kind, range(FORMS[kind]))
+
+
+def test_a_set_of_filters_for_each_channel() -> None:
+    """A wavelet transform: four filters are repeated for each channel."""
+
+    def function(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.a(x).tanh()
+        filters = s.filters.repeat(y.shape[1], 1, 1, 1)
+        return s.b(F.conv2d(y, filters, stride=2, groups=y.shape[1]))
+
+    torch.manual_seed(0)
+    parts = {"a": nn.Conv2d(3, 5, 1), "b": nn.Conv2d(20, 4, 1), "filters": torch.randn(4, 1, 2, 2)}
+    model, x = Net(function, **parts).eval(), torch.randn(2, 3, 6, 6)
+    graph = sec.trace(model, x)
+    assert [group.name for group in graph.prunable] == ["a"]
+    plan = sec.plan_from(graph, {"a": [1, 3]})
+    small = sec.apply_plan(model, plan)
+    assert small.filters.shape == (4, 1, 2, 2)
+    assert sec.verify(model, small, plan, x).ok
+    with torch.no_grad():
+        model.b.weight.unflatten(1, (5, 4))[:, [1, 3]] = 0
+    torch.testing.assert_close(small(x), model(x))

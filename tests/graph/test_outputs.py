@@ -344,8 +344,12 @@ def test_least_squares_and_curves_of_mappings_are_those_of_pairs() -> None:
 def test_ablation_of_mappings_is_that_of_pairs() -> None:
     net = Labelled().eval()
     graph = sec.trace(net, batch())  # with labels, so that the output begins with a loss
-    pairs = ablate(net, sec.trace(net, without(batch(), "labels")), [as_pair(batch())], F.cross_entropy)
-    found = ablate(net, graph, [batch()], lambda logits, given: F.cross_entropy(logits, given["labels"]))
+
+    def loss_fn(output: Answer, labels: Tensor) -> Tensor:
+        return F.cross_entropy(output["logits"], labels)
+
+    pairs = ablate(net, sec.trace(net, without(batch(), "labels")), [as_pair(batch())], loss_fn)
+    found = ablate(net, graph, [batch()], lambda output, given: loss_fn(output, given["labels"]))
     for name in pairs:
         torch.testing.assert_close(found[name], pairs[name])
 

@@ -464,3 +464,67 @@ def test_a_normalisation_in_groups_of_an_attribute() -> None:
         y = F.group_norm(F.conv2d(x, model.conv.weight[kept], model.conv.bias[kept]), 3)
         wanted = F.conv2d(y, model.head.weight[:, kept], model.head.bias)
         torch.testing.assert_close(small(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+class Products(nn.Module):
+    """A convolution whose output is flattened to a product of attributes."""
+
+    def __init__(self, size: Callable[[Products], int]) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8 * 64, 4)
+        self.channels, self.side, self.square = 8, 8, 64
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.conv(x)).view(-1, self.size(self)))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda net: net.channels * net.side * net.side,
+        lambda net: net.side * net.channels * net.side,
+        lambda net: net.channels * net.side**2,
+        lambda net: net.channels * net.square,
+    ],
+)
+def test_one_width_in_a_product_of_attributes(size: Callable[[Products], int]) -> None:
+    torch.manual_seed(0)
+    net, x = Products(size), torch.randn(2, 3, 16, 16)
+    graph = sec.trace(net, x)
+    assert graph["conv"].reason is None
+    plan = sec.plan_from(graph, {"conv": [0, 3, 4]})
+    small = sec.apply_plan(net, plan)
+    assert (small.channels, small.side, small.square) == (5, 8, 64)
+    assert sec.verify(net, small, plan, x).ok
+    with torch.no_grad():
+        net.head.weight.unflatten(1, (8, 64))[:, [0, 3, 4]] = 0
+    torch.testing.assert_close(small(x), net(x))
+
+
+class Fields(nn.Module):
+    """Embeddings of several fields, side by side."""
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 8), nn.Linear(8 * fields, 4)
+        self.fields, self.size = fields, 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.table(x)).view(-1, self.fields * self.size))
+
+
+def test_the_width_of_embeddings_side_by_side() -> None:
+    net, x = Fields(3), torch.randint(0, 20, (5, 3))
+    plan = sec.plan_from(sec.trace(net, x), {"table": [1, 2]})
+    small = sec.apply_plan(net, plan)
+    assert (small.fields, small.size, small.head.in_features) == (3, 6, 18)
+    assert sec.verify(net, small, plan, x).ok
+
+
+def test_two_factors_of_one_value_are_not_guessed() -> None:
+    """Either of them may be the width, so the channels stay."""
+    graph = sec.trace(Fields(8), torch.randint(0, 20, (5, 8)))
+    reason = graph["table"].reason
+    assert reason is not None
+    assert "a size in the code cannot follow" in reason

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from secateur.arguments import check_arguments
 from secateur.budget.curve_planner import plan_by_curves
 from secateur.budget.curves import WidthCurves
 from secateur.budget.depth import branch_names
@@ -77,6 +78,7 @@ def make_plan(
         >>> plan.removed, plan.cost_after.macs
         ({'0': (0, 1, 3, 6)}, 24)
     """
+    check_arguments(graph=graph, scores=scores, budget=budget)
     uniform = allocation == "uniform" and not isinstance(scores, WidthCurves)
     return plan_within(
         graph,

@@ -15,10 +15,12 @@ from secateur.checkpoint.metadata import Metadata
 from secateur.errors import CheckpointError, SurgeryError, UsageError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.wrappers import refuse_wrapped
-from secateur.graph.cutting.tensors import renew_flat_weights
+from secateur.graph.cutting.tensors import named_tensors, renew_flat_weights
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.substitutes import replace_modules
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def load(
     path: str | Path, model: nn.Module | None = None, *, device: torch.device | str = "cpu"
 ) -> nn.Module:
@@ -50,7 +52,8 @@ def load(
         Linear(in_features=4, out_features=2, bias=True)
     """
     path = Path(path)
-    refuse_wrapped(model)
+    if model is not None:
+        refuse_wrapped(model)
     try:
         metadata, stored = _read(path)
         target = model if model is not None else _built(metadata)
@@ -192,12 +195,14 @@ def _fill(model: nn.Module, values: dict[str, Tensor], metadata: Metadata, devic
     loose = structure.loose_names(metadata.attributes)
     placed: dict[str, Tensor] = {}
     filled: set[int] = set()
+    ties = storage_ties(named_tensors(model))
+    values = tied_again(ties, {name: value.to(device) for name, value in values.items()})
     for name in sorted(
         values, key=lambda name: (name in loose, name)
     ):  # a parameter before what refers to it
         stored = metadata.aliases.get(name, name)
         if stored not in placed:
-            placed[stored] = _placed(model, name, values[name].to(device), metadata, filled)
+            placed[stored] = _placed(model, name, values[name], metadata, filled)
         if name not in loose:
             structure.set_tensor(model, name, placed[stored])
     references = {name: placed[metadata.aliases.get(name, name)] for name in loose}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import tree_map_only
+from secateur.arguments import check_arguments
 from secateur.batches import LossFunction, labels_of, own_loss, split_batch, split_with_targets
 from secateur.criteria.base import Criterion, Needs, Reduction, resolve
 from secateur.criteria.score_collector import ScoreCollector, collector_of
@@ -65,7 +66,7 @@ def score(
         Raw scores; see :meth:`secateur.criteria.Scores.normalized`.
 
     Raises:
-        UsageError: the criterion is unknown, batches or the loss are missing, the graph is of
+        UsageError: the criterion is unknown, batches or the loss are missing, the graph is no graph or of
             another network, batches have no dimension for examples, or a score is NaN or infinite.
 
     >>> from secateur.graph import trace
@@ -77,6 +78,7 @@ def score(
     >>> score(model, graph, "taylor", batches, nn.functional.mse_loss)["0"].shape
     torch.Size([4])
     """
+    check_arguments(model=model, graph=graph)
     chosen = resolve(criterion)
     ranks = Ranks(across_ranks)
     collector = collector_of(model, graph, chosen, reduction, ranks)

@@ -14,7 +14,11 @@ from secateur.graph.capture.nodes import module_paths, operator_name
 from secateur.graph.capture.operators import SHAPE_ONLY
 from secateur.graph.capture.program import Program, base_of, written_arguments
 
-_ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
+_SUBTRACTS = ("aten.sub.Tensor", "aten.sub_.Tensor")
+
+_ADDS = ("aten.add.Tensor", "aten.add_.Tensor", *_SUBTRACTS)
+
+_SCALES = ("aten.mul.Tensor", "aten.div.Tensor")
 
 _RECTIFIERS = ("aten.relu.default", "aten.relu_.default")
 """Operators that return a value without negative numbers as it is, and never return negative numbers."""
@@ -27,14 +31,16 @@ _DROPOUT = "aten.dropout."
 
 @dataclass(frozen=True)
 class Addition:
-    """A value that is added to a value that it was computed from.
+    """A value that is added to a value that it was computed from, or subtracted from it.
 
     Attributes:
-        node: the operator that adds.
+        node: the operator that adds or subtracts.
         argument: position of the value among its arguments, 0 or 1.
         value: the operator that computes the value.
-        stream: what it was computed from: the other operand, or a part of it if that is a sum.
+        stream: what it was computed from: the other operand, a part of it if that is a sum, or what is scaled
+            in it.
         own: the operators that compute nothing but the value.
+        scaled: whether the other operand is the stream times a fixed factor.
     """
 
     node: Node
@@ -42,11 +48,17 @@ class Addition:
     value: Node
     stream: Node
     own: frozenset[Node]
+    scaled: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Return whether nothing is left of the sum but the other operand, if the value is left out."""
-        return bool(self.node.kwargs.get("alpha", 1) == 1)
+        """Return whether nothing is left of the sum but the stream, if the value is left out."""
+        return bool(self.node.kwargs.get("alpha", 1) == 1) and not (self.scaled or self.is_negated)
+
+    @property
+    def is_negated(self) -> bool:
+        """Return whether the other operand is subtracted."""
+        return str(self.node.target) in _SUBTRACTS and self.argument == 0
 
 
 class Dataflow:
@@ -142,7 +154,7 @@ class Dataflow:
         """
         left, right = self._operands(addition.node)
         found: set[Node] = set()
-        if self._is_rectified(left if addition.argument == 1 else right):
+        if not addition.is_negated and self._is_rectified(left if addition.argument == 1 else right):
             node = addition.node
             while len(readers := self.readers(node)) == 1 and str(readers[0].target) in _RECTIFIERS:
                 (node,) = readers
@@ -183,7 +195,8 @@ class Dataflow:
             left, right = self._operands(node)
             parts = terms.get(left, (left,)), terms.get(right, (right,))
             terms[node] = (*parts[0], *parts[1])
-            found += self._added(node, 0, (right, *parts[1]), terms)
+            if str(node.target) not in _SUBTRACTS:  # a stream is not subtracted from its branch
+                found += self._added(node, 0, (right, *parts[1]), terms)
             found += self._added(node, 1, (left, *parts[0]), terms)
         return [item for item in found if any(map(self._reads_tensor, item.own))]
 
@@ -193,6 +206,10 @@ class Dataflow:
         """Take an operand of a sum apart into values that are computed from what they are added to."""
         value = self._operands(node)[argument]
         stream = next((item for item in streams if self.depends(value, item)), None)
+        scaled = stream is None
+        if stream is None:
+            sources = (self._unscaled(item) for item in streams)
+            stream = next((item for item in sources if item is not None and self.depends(value, item)), None)
         if stream is None:
             return []
         if value in terms and self.readers(value) == [node]:
@@ -200,7 +217,22 @@ class Dataflow:
             if not any(self.depends(one, two) or self.depends(two, one) for one in left for two in right):
                 # Two values that were added first: each is a branch.
                 return [item for place in (0, 1) for item in self._added(value, place, streams, terms)]
-        return [Addition(node, argument, value, stream, self._own(node, value))]
+        return [Addition(node, argument, value, stream, self._own(node, value), scaled)]
+
+    def _unscaled(self, node: Node) -> Node | None:
+        """Find the value that is multiplied by a number, or by a parameter for all or for each channel."""
+        if str(node.target) not in _SCALES:
+            return None
+        value, factor = node.args[:2]
+        if isinstance(factor, Node) and not self._is_gain(factor):
+            value, factor = factor, value
+        if not isinstance(value, Node) or (isinstance(factor, Node) and not self._is_gain(factor)):
+            return None
+        return None if shape_of(value) != shape_of(node) else self._same[value]
+
+    def _is_gain(self, node: Node) -> bool:
+        """Return whether a node stands for a parameter or buffer with at most one dimension of several."""
+        return self._is_tensor(node) and sum(size > 1 for size in shape_of(node) or ()) <= 1
 
     def _own(self, node: Node, value: Node) -> frozenset[Node]:
         """Find the operators all of whose results end in one operand of a sum."""
@@ -265,21 +297,23 @@ def _adds(node: Node) -> bool:
 
 
 def _returns_what_it_reads(node: Node) -> bool:
-    """Return whether an operator returns the tensor that it is given, or divides it by one."""
+    """Return whether an operator returns the tensor that it is given, divides it by one or adds zero."""
     if node.op != "call_function" or not node.all_input_nodes:
         return False
     target = str(node.target)
     if target.startswith(_DROPOUT):
         return node.args[2] is False
-    if not (target.startswith(("aten.to.", "aten.contiguous.")) or _divides_by_one(node)):
+    if not (target.startswith(("aten.to.", "aten.contiguous.")) or _keeps_numbers(node)):
         return False
     before, after = (item.meta.get("val") for item in (node.args[0], node))  # type: ignore[union-attr]
     copied = node.kwargs.get("copy") or any(item is True for item in node.args)  # 1.0 equals True
     return before.dtype == after.dtype and not copied  # type: ignore[union-attr]
 
 
-def _divides_by_one(node: Node) -> bool:
-    return str(node.target) in ("aten.div.Tensor", "aten.mul.Tensor") and node.args[1] in (1, 1.0)
+def _keeps_numbers(node: Node) -> bool:
+    """Return whether an operator divides or multiplies by one, or adds zero, as ``sum`` does first."""
+    neutral = {"aten.div.Tensor": 1, "aten.mul.Tensor": 1, "aten.add.Tensor": 0}.get(str(node.target))
+    return neutral is not None and isinstance(node.args[1], int | float) and node.args[1] == neutral
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:

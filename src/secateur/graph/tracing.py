@@ -32,6 +32,7 @@ from secateur.graph.checking.modes import changed_by_mode, derivable, in_trainin
 from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.cutting.ties import Tie, storage_ties
 from secateur.graph.fused_encoders import nested_layers, pair_heads
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
@@ -122,7 +123,7 @@ def trace(
             f"model.train() or model.eval() rewrites '{changed}' (as merged adapters do); merge permanently, "
             "or switch merging off, before tracing"
         )
-    left_alone = _left_alone(model, ignore)
+    left_alone = _sharing_parts(model) | _left_alone(model, ignore)
     example_inputs = copied_inputs(on_device_of(model, example_inputs))
     programs, observations, complete = _captured_programs(model, example_inputs)
     sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
@@ -259,6 +260,11 @@ class _Captured:
         """Return the shape of every parameter and buffer, by its first name."""
         return {name: tuple(item.shape) for name, item in named_tensors(self.model).items()}
 
+    @cached_property
+    def ties(self) -> tuple[Tie, ...]:
+        """Return the pairs of parameters and buffers that share memory."""
+        return storage_ties(named_tensors(self.model))
+
     def wired(self, refused: frozenset[str]) -> tuple[ChannelGraph, frozenset[str]]:
         """Propagate labels through the programs and resolve what was found.
 
@@ -386,6 +392,9 @@ class _Captured:
         for name, reason in left_alone.items():
             for dim in range(len(self.shapes[name])):
                 slots.freeze(slots.span(name, dim), reason, final=True)
+        for tie in self.ties:
+            for dim, of_first in enumerate(tie.order or ()):
+                slots.join(slots.span(tie.first, of_first), slots.span(tie.second, dim))
         pair_heads(self.model, nested_layers(self.model, self.calls), slots)
         return slots
 
@@ -406,6 +415,16 @@ def _unless_left_alone(branch: ResidualBranch, left_alone: Mapping[str, str]) ->
     """Freeze a branch with which tensors would go that the user wants left alone."""
     reason = next((left_alone[name] for name in branch.tensors if name in left_alone), None)
     return branch if reason is None else replace(branch, reason=reason)
+
+
+def _sharing_parts(model: nn.Module) -> dict[str, str]:
+    """Collect the tensors that share a part of their memory with others, each with the reason."""
+    return {
+        name: f"'{tie.second}' shares memory with '{tie.first}' and is no permutation of it"
+        for tie in storage_ties(named_tensors(model))
+        if tie.order is None
+        for name in (tie.first, tie.second)
+    }
 
 
 def _left_alone(model: nn.Module, ignore: Ignore) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from secateur.arguments import check_arguments
 from secateur.batches import LossFunction
 from secateur.budget import Budget
 from secateur.criteria import Criterion, resolve
@@ -85,6 +86,7 @@ def prune(
         parameters: 58 to 30 (51.7%)
         ...
     """
+    check_arguments(model=model, budget=budget)
     training = batches if isinstance(batches, Training) else Training(batches)
     if recipe is None:
         recipe = Recipe.preset("one-shot")

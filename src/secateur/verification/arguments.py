@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from secateur.arguments import check_arguments
 from secateur.batches import too_few_examples
 from secateur.errors import UsageError
 from secateur.graph.capture.program import ExampleInputs, on_device_of
@@ -26,9 +27,8 @@ _CALL = "call verify(model, pruned, plan, inputs)"
 
 def refuse_model(model: nn.Module, plan: PruningPlan) -> None:
     """Refuse a network that a plan was not made for."""
-    _refuse_no_network(model, "model")
-    if not hasattr(plan, "graph"):
-        raise UsageError(f"plan is not a pruning plan but a {type(plan).__name__}; {_CALL}")
+    refuse_wrapped(model)
+    check_arguments(plan=plan)
     wrong = misfit(model, plan.graph.tensors)
     if wrong is not None and misfit(model, plan.graph.after(plan).tensors) is None:
         raise UsageError(
@@ -41,7 +41,7 @@ def refuse_model(model: nn.Module, plan: PruningPlan) -> None:
 
 def refuse_pruned(pruned: nn.Module, plan: PruningPlan) -> None:
     """Refuse a network that cannot be the result of a plan."""
-    _refuse_no_network(pruned, "pruned")
+    refuse_wrapped(pruned, "pruned")
     missing = plan.graph.after(plan).tensors.keys() - named_tensors(pruned).keys()
     if missing:
         raise UsageError(
@@ -58,9 +58,3 @@ def refuse_inputs(model: nn.Module, plan: PruningPlan, inputs: ExampleInputs) ->
     except Exception as error:
         what = too_few_examples(error) or f"{described(error)}; pass them as to trace"
         raise UsageError(f"the network does not run on these inputs: {what}") from error
-
-
-def _refuse_no_network(model: object, name: str) -> None:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{name} is not a network but a {type(model).__name__}; {_CALL}")
-    refuse_wrapped(model, name)

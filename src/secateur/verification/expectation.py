@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ from secateur.graph.checking.execution import (
     judge,
     moved,
 )
+from secateur.graph.checking.gradient_hooks import HookErrors, hook_errors, new_hook_error
 from secateur.graph.checking.probe import random_for_constant
 from secateur.graph.cutting.attributes import attribute_of
 from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
+from secateur.graph.cutting.ties import Tie, storage_ties
 from secateur.graph.propagation.findings import Rescale
 from secateur.graph.sizes.recording import Recorded, hidden_change, record_modes
 from secateur.graph.substitutes import replacements_in
@@ -76,6 +78,8 @@ class Expectation:
     _floats: Mapping[tuple[str, str], float] = field(repr=False)
     _inputs: ExampleInputs = field(repr=False)
     _recorded: Recorded = field(repr=False)
+    _hook_errors: HookErrors = field(repr=False)
+    _ties: tuple[Tie, ...] = field(repr=False)
     _unrun: tuple[str, ...] = ()
 
     @classmethod
@@ -121,6 +125,8 @@ class Expectation:
             _float_attributes(model),
             inputs,
             record_modes(model, inputs, graph.wiring.program.hidden_in),
+            _errors_of_hooks(model),
+            storage_ties(held),
             unrun,
         )
 
@@ -138,7 +144,7 @@ class Expectation:
             return self._outcome(Judgement(float("inf"), self.tolerance, problem=different), (), set(), [])
         changed = self._changed_values(pruned)
         worst = Judgement(0.0, self.tolerance)
-        not_checked = list(self._unrun)
+        not_checked = [*self._unrun, *self._lost_ties(pruned)]
         compared: list[Case] = []
         noisy: set[tuple[Kind, str]] = set()
         for planned in self._cases:
@@ -164,7 +170,9 @@ class Expectation:
             if judged.problem is not None:
                 break
         if worst.problem is None:
-            worst = replace(worst, problem=changed or self._hidden_change(pruned))
+            worst = replace(
+                worst, problem=changed or self._failing_hook(pruned) or self._hidden_change(pruned)
+            )
         return self._outcome(worst, compared, noisy, not_checked)
 
     def _different_parts(self, pruned: nn.Module) -> str | None:
@@ -233,6 +241,19 @@ class Expectation:
             if not equal:
                 return f"'{name}' does not have the values that the plan keeps"
         return None
+
+    def _lost_ties(self, pruned: nn.Module) -> list[str]:
+        """Name the tensors that shared memory in the original: what a step of training does differs now."""
+        found = set(storage_ties(named_tensors(pruned)))
+        return [
+            f"training of '{tie.first}' and '{tie.second}' (they no longer share memory)"
+            for tie in self._ties
+            if {tie.first, tie.second} <= self._after.tensors.keys() and tie not in found
+        ]
+
+    def _failing_hook(self, pruned: nn.Module) -> str | None:
+        """Call the gradient hooks of parameters, which no forward pass runs."""
+        return new_hook_error(self._hook_errors, _errors_of_hooks(pruned))
 
     def _hidden_change(self, pruned: nn.Module) -> str | None:
         """Compare numbers that no output may show: with which code draws at random, or limits values."""
@@ -315,6 +336,16 @@ def _run(pruned: nn.Module, case: Case) -> Outputs:
     with changed:
         run = partial(case.compared.run_cut, pruned)
         return batchwise(case.compared.forward, case.inputs, run, whole=whole)
+
+
+def _errors_of_hooks(model: nn.Module) -> HookErrors:
+    """Call the gradient hooks of parameters on copies of them."""
+
+    def copied() -> AbstractContextManager[None]:
+        tensors = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+        return substituted(model, tensors)
+
+    return hook_errors(model, copied)
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

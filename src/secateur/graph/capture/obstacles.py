@@ -219,7 +219,7 @@ def explain(model: nn.Module, error: Exception, inputs: object) -> str:
         return known
     cause = _caught(error)
     location = location_of(model, error, *([] if cause is error else [cause]))
-    reason = _of_values(cause, location)
+    reason = _of_values(cause, location) or _of_keys(error)
     if not reason:
         own = _error_without_export(model, inputs)
         if own is not None:
@@ -288,6 +288,11 @@ def depends_on_values(error: Exception) -> bool:
     return _asks_for_values(_caught(error))
 
 
+def is_hidden_from_export(error: Exception) -> bool:
+    """Return whether an export failed because tensors were changed or made where it does not see that."""
+    return "constant's list" in str(error)
+
+
 def _caught(error: BaseException) -> BaseException:
     """Find the error about values that the user's code caught before it raised another one.
 
@@ -307,6 +312,16 @@ def _asks_for_values(error: BaseException) -> bool:
     if names & kinds or ("UserError" in names and "data-dependent" in text.lower()):
         return True
     return re.search(_NO_NUMBER, text) is not None
+
+
+def _of_keys(error: BaseException) -> str:
+    """Explain why code that looks a parameter up fails; empty for other errors."""
+    if not (isinstance(error, KeyError) and error.args and isinstance(error.args[0], Tensor)):
+        return ""
+    return (
+        "the code looks up a parameter or buffer in a dict, and a capture and trial cuts put others in its "
+        f"place. Key the dict by the name, or keep the value as an attribute of the module, {_PART}."
+    )
 
 
 def _kinds(error: BaseException) -> set[str]:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from secateur.errors import TraceError, UsageError
 from secateur.exact import seed_everything
 from secateur.graph.capture.answers import Answers, ReplayAnswers, answers_of, equal_value
 from secateur.graph.capture.composites import expand_composites
+from secateur.graph.capture.data_attribute import DataAsOperators
 from secateur.graph.capture.inlining import inline_mode_regions
 from secateur.graph.capture.nodes import draws_numbers, operator_name
 from secateur.graph.capture.obstacles import (
@@ -37,6 +38,7 @@ from secateur.graph.capture.obstacles import (
     find_layers_made,
     find_obstacle,
     find_unknown_size,
+    is_hidden_from_export,
 )
 from secateur.graph.capture.operators import CONVOLUTIONS
 from secateur.graph.capture.quiet import quiet_export
@@ -478,17 +480,27 @@ def _answered(
 ) -> tuple[ExportedProgram, bool]:
     """Export a network; where its code asks tensors for values, with the answers that are known.
 
+    What the code does through ``.data`` is written as operators, if an export without that fails.
+
     Returns:
         The program, and whether the answers hold only for inputs with the same values.
     """
+    export = partial(torch.export.export, model, args, kwargs, strict=False)
     try:
-        return torch.export.export(model, args, kwargs, strict=False), False
-    except Exception as error:
-        answers, branches = _answers_after(error, model, args, kwargs)
+        return export(), False
+    except Exception as error:  # noqa: BLE001 - it is raised if nothing helps
+        failed = error
+    with DataAsOperators():
+        if is_hidden_from_export(failed):
+            try:
+                return export(), False
+            except Exception as error:  # noqa: BLE001 - the first error is raised if nothing helps
+                failed = error if depends_on_values(error) else failed
+        answers, branches = _answers_after(failed, model, args, kwargs)
         if answers is None:
-            raise
-    with ReplayAnswers(answers):
-        return torch.export.export(model, args, kwargs, strict=False), branches
+            raise failed
+        with ReplayAnswers(answers):
+            return export(), branches
 
 
 def _answers_after(

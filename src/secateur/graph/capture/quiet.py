@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from secateur._compat import FakeTensorMode
+
 _LOGGERS = ("torch._subclasses", "torch.fx", "torch.export", "torch._export", "torch._dynamo")
 
 
@@ -38,6 +40,17 @@ def quiet_export() -> Iterator[None]:
             sys.stderr = before
         for logger in stopped:
             logger.disabled = False
+
+
+@contextlib.contextmanager
+def quiet_fakes(mode: FakeTensorMode) -> Iterator[None]:
+    """Run on fake tensors within a block, without the call stacks that torch logs for a failing operator.
+
+    Args:
+        mode: what the tensors of the block belong to.
+    """
+    with quiet_export(), mode:
+        yield
 
 
 class _Sieve:

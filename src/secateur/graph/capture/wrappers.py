@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from secateur.arguments import check_arguments
 from secateur.errors import UsageError
 
 # Named by text: importing the compiler, distributed training or Fabric takes seconds.
@@ -23,7 +24,7 @@ COMPILED = "_orig_mod"
 
 
 def refuse_wrapped(model: object, name: str = "model") -> None:
-    """Refuse a network that is wrapped as a whole.
+    """Refuse a network that is wrapped as a whole, and what is no network.
 
     A wrapper runs the same layers, but under other names: a plan, a score or a file that is made with it fits
     nothing but the wrapper. Wrapped submodules are no obstacle.
@@ -33,7 +34,7 @@ def refuse_wrapped(model: object, name: str = "model") -> None:
         name: of the argument, for the message.
 
     Raises:
-        UsageError: it is a wrapper; the message says what to pass instead.
+        UsageError: it is a wrapper, or no network; the message says what to pass instead.
 
     >>> refuse_wrapped(nn.DataParallel(nn.Linear(2, 2)))
     Traceback (most recent call last):
@@ -41,6 +42,7 @@ def refuse_wrapped(model: object, name: str = "model") -> None:
     """
     found = _wrapper(model)
     if found is None:
+        check_arguments(**{name: model})
         return
     attribute, kind = found
     if not attribute:

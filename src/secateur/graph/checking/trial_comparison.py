@@ -18,6 +18,7 @@ from secateur.errors import SecateurError, TraceError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
+from secateur.graph.capture.quiet import quiet_fakes
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
@@ -30,6 +31,7 @@ from secateur.graph.checking.execution import (
     run_network,
     uncompiled,
 )
+from secateur.graph.checking.gradient_hooks import HookErrors, hook_errors, new_hook_error
 from secateur.graph.checking.probe import Weights, lively, scrambled
 from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
@@ -279,7 +281,7 @@ class TrialComparison:
                     return replace(failure, reason=f"in training mode, {failure.reason}")
         except SecateurError as error:
             return Failure(str(error))
-        return self._training_fails(cut, precision) or self._hidden_changes(cut)
+        return self._training_fails(cut, precision) or self._hooks_fail(cut) or self._hidden_changes(cut)
 
     def _compared_pass(
         self, cut: _TrialCut, forward: Pass, draw: int, precision: _Precision
@@ -409,6 +411,18 @@ class TrialComparison:
         return Failure(f"the training-mode forward pass fails ({error})")
 
     @cached_property
+    def _hook_errors(self) -> HookErrors:
+        """Return what goes wrong in gradient hooks of the whole network."""
+        whole = {name: item.clone() for name, item in self._scrambled.tensors.items()}
+        return hook_errors(self._model, partial(substituted, self._model, whole, state=self._state))
+
+    def _hooks_fail(self, cut: _TrialCut) -> Failure | None:
+        """Return whether a gradient hook of a parameter fails in the cut network alone."""
+        errors = hook_errors(self._model, partial(self._substituted, cut.tensors, cut))
+        error = new_hook_error(self._hook_errors, errors) if errors else None
+        return Failure(error) if error else None
+
+    @cached_property
     def _hiding(self) -> frozenset[bool]:
         """Return the modes in which the network is known to have numbers that no comparison may see."""
         training = self._graph.wiring.training
@@ -512,7 +526,7 @@ def _training_error(
         return None
     # Code that makes tensors on a certain device fails on the meta device; fake tensors follow it.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    return _run_on_shapes(model, inputs, tensors, exchange, mode.from_tensor, mode)
+    return _run_on_shapes(model, inputs, tensors, exchange, mode.from_tensor, quiet_fakes(mode))
 
 
 def _run_on_shapes(

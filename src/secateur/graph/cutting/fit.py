@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from secateur.arguments import check_arguments
 from secateur.errors import UsageError
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.cutting.tensors import named_tensors
@@ -43,8 +44,10 @@ def refuse_misfit(model: nn.Module, graph: ChannelGraph) -> None:
         graph: the channel graph.
 
     Raises:
-        UsageError: a tensor is missing or of another shape; the message says what to pass instead.
+        UsageError: a tensor is missing or of another shape, or one of the two is something else; the message
+            says what to pass instead.
     """
+    check_arguments(model=model, graph=graph)
     found = misfit(model, graph.tensors)
     if found is not None:
         raise UsageError(

@@ -17,6 +17,7 @@ from secateur.graph.branches import Replacement
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
 from secateur.graph.cutting.attributes import attribute_of, separate, set_attribute
 from secateur.graph.cutting.rebinding import PLAIN, rebind
+from secateur.graph.cutting.ties import storage_ties, tied_again
 from secateur.graph.groups import IntArray
 from secateur.graph.substitutes import substitutes
 
@@ -41,26 +42,39 @@ def cut_tensor(tensor: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
         kept: positions that stay, by dimension.
 
     Returns:
-        A contiguous tensor that shares no memory with the old one.
+        A contiguous tensor that shares no memory with the old one; in the order of ``torch.channels_last`` if
+        the old one is.
 
     Example:
         >>> import numpy as np
         >>> cut_tensor(torch.arange(6).view(2, 3), {1: np.array([0, 2])}).tolist()
         [[0, 2], [3, 5]]
     """
-    source = tensor.detach()
+    return _cut(tensor.detach(), kept).contiguous(memory_format=_memory_format(tensor))
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """Find the order in which the numbers of a tensor lie in memory, of those that have a name."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
+def _cut(source: Tensor, kept: Mapping[int, IntArray]) -> Tensor:
+    """Make a contiguous tensor with only the kept positions of some dimensions."""
     if not kept:
-        return source.detach().clone(memory_format=torch.contiguous_format)
+        return source.clone(memory_format=torch.contiguous_format)
     # The dimension that loses most goes first: everything after it has less to copy.
-    dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, tensor.shape[dim]))
-    selections = {dim: _selection(kept[dim], tensor.shape[dim], source.device) for dim in dims}
-    shape = [len(kept.get(dim, range(size))) for dim, size in enumerate(tensor.shape)]
+    dims = sorted(kept, key=lambda dim: len(kept[dim]) / max(1, source.shape[dim]))
+    selections = {dim: _selection(kept[dim], source.shape[dim], source.device) for dim in dims}
+    shape = [len(kept.get(dim, range(size))) for dim, size in enumerate(source.shape)]
     result = torch.empty(shape, dtype=source.dtype, device=source.device)
     if len(dims) == 1:
         _select(source, dims[0], selections[dims[0]], result)
         return result
     # Some rows at a time, so that what is copied twice stays in the cache.
-    rows = torch.as_tensor(kept.get(0, np.arange(tensor.shape[0])), device=source.device)
+    rows = torch.as_tensor(kept.get(0, np.arange(source.shape[0])), device=source.device)
     *first, last = [dim for dim in dims if dim != 0]
     step = max(1, _AT_ONCE // max(1, source[:1].nbytes))
     for start in range(0, len(rows), step):
@@ -130,6 +144,7 @@ def positions_left(before: ChannelGraph, after: ChannelGraph) -> Cuts:
     return cuts
 
 
+@torch.inference_mode(False)  # a tensor that is made in that mode could not be trained
 def copy_with(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -153,12 +168,18 @@ def copy_with(
 
     Returns:
         The copy. Parameters keep their class, attributes and ``requires_grad``, buffers their attributes.
+        A tensor that is another one with permuted dimensions, on the same memory, is so in the copy.
         Parameters have no gradients.
 
     Raises:
         SurgeryError: the module or a gradient hook cannot be copied, or the module has no such attribute or
             module to replace.
     """
+    held = named_tensors(model)
+    ties = [tie for tie in storage_ties(held) if tie.order is not None]
+    together = {name: held[name] for tie in ties for name in (tie.first, tie.second)}
+    copies = {name: tensor.detach().clone() for name, tensor in together.items() if name not in tensors}
+    tensors = tied_again(ties, {**tensors, **copies})
     memo: dict[int, Any] = substitutes(model, replacements)
     kept = {id(tensor) for tensor in _tensors_outside(model, memo)}
     originals = {name: tensor for name, tensor in named_tensors(model).items() if id(tensor) in kept}
@@ -244,19 +265,23 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+OF_GRADIENT = "_backward_hooks"
+"""Where a tensor keeps the hooks that get its gradient, before it is added up."""
+
+HOOKS = (OF_GRADIENT, "_post_accumulate_grad_hooks")
+"""Where a tensor keeps its gradient hooks of all kinds, in the order in which they are called."""
 
 
 def keep_gradient_hooks(tensor: Tensor) -> None:
     """Register the gradient hooks of a tensor again after its content has been exchanged."""
-    for kind in _HOOKS:
+    for kind in HOOKS:
         hooks = getattr(tensor, kind)
         if hooks:
             setattr(tensor, kind, hooks)
 
 
 def _copy_gradient_hooks(name: str, old: Tensor, new: Tensor, memo: dict[int, Any]) -> None:
-    for kind in _HOOKS:
+    for kind in HOOKS:
         hooks = getattr(old, kind)
         if not hooks:
             continue

@@ -136,6 +136,7 @@ class Hints:
         tensors: names of parameters and buffers, by the node that stands for them.
         unread: operators whose results nothing reads.
         weights: operators that compute a weight from other weights, whatever the inputs are.
+        distances: operators that sum squares of weights, as parts of distances.
         constants: values of tensors that are neither parameters, buffers nor inputs, by the node that stands
             for them.
     """
@@ -146,6 +147,7 @@ class Hints:
     sizes: Mapping[str, tuple[Source | None, ...]] = field(default_factory=dict)
     refused: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
+    distances: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
     tensors: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from secateur.graph.capture.nodes import (
     operator_name,
     operator_place,
 )
-from secateur.graph.capture.operators import SHAPE_ONLY
+from secateur.graph.capture.operators import FILLED, SHAPE_ONLY
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, SlotTable, Value
 from secateur.graph.propagation.constants import is_unregistered, makers
@@ -114,7 +114,9 @@ class OperatorContext:
         """Return the message for channels that meet a value without channels."""
         if any(is_unregistered(node, self._hints.constants) for node in self.node.all_input_nodes):
             return f"meets a tensor that is no parameter or buffer ({self.place}); keep it by register_buffer"
-        return f"meets values without channels ({self.place})"
+        made = next((operator_name(node) for node in self.node.all_input_nodes if _is_made(node)), "")
+        hint = f"; {made} gets a number as size: write a size that follows, such as x.shape[1] (no len(...))"
+        return f"meets values without channels ({self.place}){hint if made else ''}"
 
     def join(self, left: Labels, right: Labels, why: str = "") -> Labels:
         """Demand that two label vectors are equal; one without labels freezes the other.
@@ -311,6 +313,11 @@ class OperatorContext:
             if isinstance(found, Value):
                 return found
         return Value.plain(())
+
+
+def _is_made(node: Node) -> bool:
+    """Return whether an operator makes a tensor of the sizes that the code gives."""
+    return operator_name(node) in {*FILLED, "rand", "randn"}
 
 
 def _settled(argument: Any) -> Any:

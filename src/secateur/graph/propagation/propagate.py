@@ -20,7 +20,7 @@ from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
 from secateur.graph.propagation.rule_context import RuleContext
-from secateur.graph.propagation.weights import weight_operators
+from secateur.graph.propagation.weights import distance_sums, weight_operators
 from secateur.graph.rules import find_rule
 from secateur.graph.sizes.constraints import resolve_sizes
 
@@ -62,6 +62,7 @@ def propagate(
     known = replace(
         hints,
         weights=weight_operators(program),
+        distances=distance_sums(program),
         tensors=program.tensor_names,
         unread=_unread(program),
         constants=constants,

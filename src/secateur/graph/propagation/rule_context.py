@@ -103,6 +103,11 @@ class RuleContext(OperatorContext):
             argument = self._names.index(name)
             self._findings.reads.append(Read(self.node.name, argument, dim, labels, self.module, "", place))
 
+    @property
+    def is_part_of_distance(self) -> bool:
+        """Return whether the operator sums squares of weights, which are then added to other values."""
+        return self.node.name in self._hints.distances
+
     def rescale(self, length: str, direction: str, dim: int | None) -> bool:
         """Record that a weight is normalised by its norm, so that its length must follow a cut.
 
@@ -278,6 +283,11 @@ class RuleContext(OperatorContext):
         """
         source = self.sources[index] if index < len(self.sources) else None
         return self.slots.fresh(size) if size > 1 and self._may_change(source) else None
+
+    def counts_channels(self, index: int) -> bool:
+        """Return whether a size that the operator was given is that of a dimension of channels of a value."""
+        source = self.sources[index] if index < len(self.sources) else None
+        return isinstance(source, FromTensor) and self._may_change(source)
 
     def _may_change(self, source: Source | int | None) -> bool:
         """Return whether a size may follow channels: it is an attribute, or the size of such a dimension."""

@@ -25,18 +25,90 @@ def weight_operators(program: Program) -> frozenset[str]:
     Returns:
         Names of operators.
     """
-    names, fixed = program.placeholders, set[Node]()
-    for node in program.graph.nodes:
-        known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
-        sources = [] if operator_name(node) in SHAPE_ONLY else node.all_input_nodes
-        if known or (node.op == "call_function" and all(source in fixed for source in sources)):
-            fixed.add(node)
+    fixed = _fixed(program)
     layers = {node for node in fixed if operator_name(node) in NORMALISATIONS}
     used = _used_as_weights(program, fixed) if layers else set()
     names_of_fixed = {
         node.name for node in fixed if node.op == "call_function" and (node not in layers or node in used)
     }
     return frozenset(names_of_fixed | {node.name for node in _computed_weights(program)})
+
+
+def distance_sums(program: Program) -> frozenset[str]:
+    """Find operators that sum squares of weights, which are then only added to other values.
+
+    They are parts of squared distances, ``|x|² - 2xw + |w|²``, so they contract over the channels of a weight
+    like the product beside them.
+
+    Args:
+        program: the captured forward pass.
+
+    Returns:
+        Names of operators.
+    """
+    candidates = [node for node in program.graph.nodes if operator_name(node) == "sum"]
+    fixed = _fixed(program) if candidates else set()
+    return frozenset(node.name for node in candidates if _is_part_of_distance(node, fixed, program))
+
+
+def _fixed(program: Program) -> set[Node]:
+    """Find the values whose numbers depend on parameters, buffers and constants only."""
+    names, fixed = program.placeholders, set[Node]()
+    for node in program.graph.nodes:
+        known = node.op == "placeholder" and names[node.name].origin is not Origin.INPUT
+        sources = [] if operator_name(node) in SHAPE_ONLY else node.all_input_nodes
+        if known or (node.op == "call_function" and all(source in fixed for source in sources)):
+            fixed.add(node)
+    return fixed
+
+
+_SQUARES = {"pow", "square", "mul", "abs"}
+"""Operators whose result is zero where a weight is zero."""
+
+_PASSED_ON = {
+    *("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "t", "transpose", "permute", "expand"),
+    *("detach", "alias", "clone", "neg", "_to_copy"),
+}
+"""Operators that change no number, or its sign alone."""
+
+_ADDITIONS = {"add", "sub", "rsub", "add_", "sub_", "addmm", "baddbmm"}
+
+
+def _is_part_of_distance(node: Node, fixed: set[Node], program: Program) -> bool:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or operator_name(source) not in _SQUARES:
+        return False
+    return _made_of_weights(source, program) and _is_only_added(node, fixed)
+
+
+def _made_of_weights(node: Node, program: Program) -> bool:
+    """Return whether an operator reads parameters and buffers, and nothing else."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node.op == "placeholder" and program.placeholders[node.name].origin is not Origin.TENSOR:
+            return False
+        if node.op != "placeholder" and not node.all_input_nodes:
+            return False
+        waiting += node.all_input_nodes
+    return True
+
+
+def _is_only_added(node: Node, fixed: set[Node]) -> bool:
+    """Return whether all that a fixed value is used for is an addition to values that are not fixed."""
+    waiting, found = list(node.users), False
+    while waiting:
+        user = waiting.pop()
+        name = operator_name(user)
+        if user not in fixed:
+            if name not in _ADDITIONS:
+                return False
+            found = True
+        elif name in _PASSED_ON or name in _ADDITIONS or (name == "mul" and len(user.all_input_nodes) == 1):
+            waiting += list(user.users)
+        else:
+            return False
+    return found
 
 
 def _computed_weights(program: Program) -> set[Node]:

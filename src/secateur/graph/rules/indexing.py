@@ -96,9 +96,14 @@ def repeat(op: RuleContext) -> Value:
     labels: list[Labels] = []
     made: list[Labels] = []
     for place, (item, count) in enumerate(zip(own, times, strict=True)):
-        single = count == op.shape[place] and len(op.sources) == len(times)
-        made.append(op.labels_of_size(place, count) if single else None)
-        if made[-1] is None and (item is None or len(item) > 1 or count == 1):
+        known = len(op.sources) == len(times)
+        of_channels = known and item is not None and len(item) > 1 and op.counts_channels(place)
+        single = known and count == op.shape[place]
+        made.append(op.labels_of_size(place, count) if single or of_channels else None)
+        if item is not None and of_channels and made[-1] is not None:  # such as filters for each channel
+            op.freeze(item, f"all of these are repeated for each channel ({op.place})")
+            labels.append(np.repeat(made[-1], len(item)))
+        elif made[-1] is None and (item is None or len(item) > 1 or count == 1):
             labels.append(item if item is None else np.tile(item, count))
         else:  # as often as there are channels, or as there are examples
             op.freeze(item, f"one channel is repeated ({op.place})")

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from secateur.graph.groups import Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
@@ -86,6 +87,11 @@ def reduced(op: RuleContext, dims: set[int]) -> Value | Sequence[Value]:
         op.statistic_along("self", dims)
         return [Value(shape, labels) for shape in op.shapes]
     result = Value(op.shape, labels)
+    if over_channels and op.is_part_of_distance:
+        for dim in dims:
+            op.set_role(value.labels[dim], Role.CONSUMER)
+            op.read("self", dim, value.labels[dim])
+        return result
     return op.statistic(result) if over_channels else result
 
 

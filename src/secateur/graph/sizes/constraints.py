@@ -164,12 +164,16 @@ def _assume_constant(attributes: Iterable[FromAttribute], known: KnownSizes) -> 
 
 
 def _guess(equations: Sequence[Equation], known: KnownSizes) -> None:
-    """Let attributes follow a vector that counts their sum, or one of them several times.
+    """Let attributes follow a vector that counts their sum, their product, or one of them several times.
 
     The parts of a sum are taken to lie end to end, and a channel that is counted several times to be a
     run, or one place of every run, whichever leaves more channels. The trial cuts check that.
     """
     for item in equations:
+        factor = _factor_that_counts(item, known)
+        if factor is not None:
+            known.solutions[factor[0].key] = Solution(factor[1], item.place)
+            continue
         difference = _difference(item, known)
         if difference is not None and difference.fixed:
             continue
@@ -187,6 +191,50 @@ def _guess(equations: Sequence[Equation], known: KnownSizes) -> None:
         elif len(form.unknowns) == 1 and form.weights[0] > 1:
             labels = _couple_runs(item.labels, int(form.weights[0]), known.slots)
             known.solutions[known.attribute(form.unknowns[0])] = Solution(labels, item.place)
+
+
+def _factor_that_counts(item: Equation, known: KnownSizes) -> tuple[FromAttribute, IntArray] | None:
+    """Find the one factor of a product that can count the channels of a vector; the others are constants.
+
+    Returns:
+        The attribute and the channels that it counts, each once; ``None`` if no factor can, or several.
+    """
+    factors, labels = list(_factors(item.source)), item.labels
+    if any(isinstance(factor, Computed) for factor in factors):
+        return None
+    unknown = [
+        factor
+        for factor in factors
+        if isinstance(factor, FromAttribute) and factor.key not in known.solutions
+    ]
+    if len(unknown) < 2 or labels is None or known.counted(labels, len(labels)).fixed:
+        return None
+    forms = [known.form(factor, item.place) for factor in factors if factor not in unknown]
+    if not all(form is not None and form.fixed for form in forms):
+        return None
+    channel, keys = known.slots.components()[labels], [factor.key for factor in unknown]
+    found = []
+    for factor in unknown:
+        times, rest = divmod(len(labels), factor.value) if factor.value else (0, 1)
+        if rest or keys.count(factor.key) > 1 or len(np.unique(channel)) != factor.value:
+            continue
+        ways = (np.repeat(channel[::times], times), np.tile(channel[: factor.value], times))
+        vectors = (labels[::times], labels[: factor.value])
+        found += [
+            (factor, vector)
+            for way, vector in zip(ways, vectors, strict=True)
+            if np.array_equal(way, channel)
+        ][:1]
+    return found[0] if len(found) == 1 else None
+
+
+def _factors(source: Source | int) -> Iterator[Source | int]:
+    """List what a product multiplies, from left to right."""
+    if isinstance(source, Computed) and source.operator == "mul":
+        yield from _factors(source.left)
+        yield from _factors(source.right)
+    else:
+        yield source
 
 
 def _terms(source: Source | int) -> Iterator[FromAttribute]:

@@ -27,6 +27,7 @@ from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.operators import DROPOUTS
 from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, doubled, mode_of
+from secateur.graph.capture.quiet import quiet_fakes
 from secateur.graph.checking.execution import uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
@@ -361,7 +362,7 @@ def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
     tensors: dict[str, Tensor] = {
         name: mode.from_tensor(tensor.detach()) for name, tensor in named_tensors(model).items()
     }
-    return tensors, tree_map_only(Tensor, mode.from_tensor, call_arguments(inputs)), mode
+    return tensors, tree_map_only(Tensor, mode.from_tensor, call_arguments(inputs)), quiet_fakes(mode)
 
 
 def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
