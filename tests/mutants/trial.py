@@ -345,11 +345,11 @@ def _pretrial(same: Any = None) -> Iterator[list[ChannelGraph]]:
     examined = tracing.examined
     seen: list[ChannelGraph] = []
 
-    def call(model: nn.Module, graph: ChannelGraph, inputs: Any) -> ChannelGraph:
+    def call(model: nn.Module, graph: ChannelGraph, *rest: Any) -> ChannelGraph:
         seen.append(graph)
         if same is not None and _fingerprint(graph) == same:
             raise _SameGraph
-        return examined(model, graph, inputs)
+        return examined(model, graph, *rest)
 
     with _set({"examined": call}):
         yield seen

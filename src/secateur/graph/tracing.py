@@ -134,7 +134,9 @@ def trace(
     graph, assumptions = captured.wired(frozenset())
     if assumptions and not passing(model, graph, example_inputs):
         graph, _ = captured.wired(assumptions)
-    graph = examined(model, graph, example_inputs)
+    # The training-mode pass is known of two examples only where it was captured.
+    recorded = dict(zip((False, True), observations, strict=False))
+    graph = examined(model, graph, example_inputs, recorded)
     _refuse_frozen(graph, attention)
     return graph
 

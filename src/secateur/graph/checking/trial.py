@@ -16,6 +16,7 @@ from secateur.graph.channel_graph import ChannelGraph, Keep
 from secateur.graph.checking.trial_comparison import Failure, TrialComparison, Way
 from secateur.graph.checking.trial_widths import Share, kept_channels, least_widths
 from secateur.graph.groups import Group
+from secateur.graph.sizes.recording import Recorded
 
 _Unit = TypeVar("_Unit", Group, ResidualBranch)
 
@@ -40,10 +41,12 @@ def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> boo
         inputs: example inputs.
     """
     groups = _open(graph, least_widths(graph))
-    return not groups or _Trials(model, graph, inputs).run(groups, Share.HALF) is None
+    return not groups or _Trials(model, graph, inputs, {}).run(groups, Share.HALF) is None
 
 
-def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> ChannelGraph:
+def examined(
+    model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, recorded: Recorded
+) -> ChannelGraph:
     """Remove channels and residual branches on trial, all at once, and freeze what fails.
 
     Of each group about half of the channels goes, then all but one, then a single one: code that does
@@ -55,11 +58,12 @@ def examined(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> Ch
         model: the network; not changed.
         graph: its channel graph.
         inputs: example inputs.
+        recorded: what is known already of what the network runs in its modes.
 
     Returns:
         The graph with failed groups and branches frozen, each with its reason.
     """
-    trials = _Trials(model, graph, inputs)
+    trials = _Trials(model, graph, inputs, recorded)
     if not _open(graph, trials.least):
         trials.comparison.runs_as_it_is()
     frozen: dict[str, str] = {}
@@ -161,9 +165,11 @@ class _Trials:
         least: groups that need more than one channel, with their least width.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> None:
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, recorded: Recorded
+    ) -> None:
         self.least = least_widths(graph)
-        self.comparison = TrialComparison(model, graph, inputs)
+        self.comparison = TrialComparison(model, graph, inputs, recorded)
         self._graph = graph
         self._left = MOST_TRIALS
 

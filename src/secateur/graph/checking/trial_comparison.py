@@ -148,12 +148,16 @@ class TrialComparison:
         model: the network; not changed.
         graph: its channel graph.
         inputs: example inputs.
+        recorded: what is known already of what the network runs in its modes.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> None:
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, recorded: Recorded
+    ) -> None:
         self._model = model
         self._graph = graph
         self._inputs = inputs
+        self._known = recorded
         self._state = StateRecord(model, weights=False)
         self._scrambled = Weights(scrambled(named_tensors(model)))
         self._finite: bool | None = None  # known once the network itself has run
@@ -431,8 +435,13 @@ class TrialComparison:
 
     @cached_property
     def _recorded(self) -> Recorded:
-        """Return what the network runs in these modes, and in evaluation mode."""
-        return record_modes(self._model, self._inputs, sorted(self._hiding | {False}))
+        """Return what the network runs in these modes, and in those of which the program was captured."""
+        captured = [False] if self._graph.wiring.training.program.derived else [False, True]
+        modes = sorted(self._hiding.union(captured))
+        recorded = record_modes(
+            self._model, self._inputs, [mode for mode in modes if mode not in self._known]
+        )
+        return {mode: {**self._known, **recorded}[mode] for mode in modes}
 
     def _hidden_changes(self, cut: _TrialCut) -> Failure | None:
         """Return whether a number changes that no comparison may see, such as that of a draw or a limit."""

@@ -39,7 +39,6 @@ from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
 from secateur.outputs import parts_of
-from secateur.untouched import untouched
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +112,14 @@ class Observation:
 
     @property
     def hides(self) -> bool:
-        """Return whether the user's code has numbers that no output may show.
-
-        These are numbers of draws and of limits, and those that are computed from a size: what is beyond them
-        may occur for few inputs only.
-        """
-        return any(call.is_random or call.is_limit or call.follows_size for call in self.calls)
+        """Return whether the user's code has numbers that no output may show: of draws, and of limits."""
+        return any(call.is_random or call.is_limit for call in self.calls)
 
 
 def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Observation | None:
     """Run a network on shapes alone and record every operator and every module that its code calls.
+
+    Each run begins with the same state and the same random numbers.
 
     Args:
         model: the network; not changed.
@@ -139,6 +136,7 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
         with contextlib.suppress(Exception):  # the user's code may fail in any way
             tensors, (args, kwargs), mode = way(model, inputs)
             with substituted(model, tensors), uncompiled(), contextlib.ExitStack() as stack:
+                seed_everything()
                 stack.callback(_label(model, tracer))
                 stack.enter_context(_paths(model, tracer))
                 stack.enter_context(mode_of(model, training=training))
@@ -160,23 +158,20 @@ Recorded = Mapping[bool, Observation | None]
 
 
 def record_modes(model: nn.Module, inputs: ExampleInputs, modes: Iterable[bool]) -> Recorded:
-    """Record what a network runs in some modes, from the same state and random numbers each time.
+    """Record what a network runs in some modes.
 
     Args:
-        model: the network; not changed, nor what its code keeps.
+        model: the network; not changed.
         inputs: what to call it with; twice in training mode, where batch statistics need two examples.
         modes: by whether they are training.
 
     Returns:
         What was seen in each mode; nothing if the network does not run on shapes alone.
     """
-    recorded = {}
-    for training in modes:
-        with untouched(model, weights=False) as noted:
-            seed_everything()
-            noted.seed_generators()
-            recorded[training] = record_run(model, doubled(inputs) if training else inputs, training=training)
-    return recorded
+    return {
+        training: record_run(model, doubled(inputs) if training else inputs, training=training)
+        for training in modes
+    }
 
 
 def sizes_of(seen: Observation | None, program: Program) -> Sizes:
