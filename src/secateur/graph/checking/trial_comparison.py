@@ -435,7 +435,7 @@ class TrialComparison:
 
     @cached_property
     def _recorded(self) -> Recorded:
-        """Return what the network runs in these modes, and in those of which the program was captured."""
+        """Return what the network runs in these modes, and in each mode that was captured."""
         captured = [False] if self._graph.wiring.training.program.derived else [False, True]
         modes = sorted(self._hiding.union(captured))
         recorded = record_modes(
