@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from secateur.errors import UsageError
@@ -12,35 +11,29 @@ from secateur.errors import UsageError
 class _Wanted(NamedTuple):
     """What an argument of a certain name must be."""
 
-    kind: str
-    """The class, by name: importing it may take seconds, or go upwards."""
+    attribute: str
+    """What an object of this kind has: its class is not imported, which may take seconds or go upwards."""
     words: str
     """What to pass, for the message."""
 
 
-_NETWORK = _Wanted("torch.nn.modules.module.Module", "a network (an instance of torch.nn.Module)")
+_NETWORK = _Wanted("named_modules", "a network (an instance of torch.nn.Module)")
 
 _WANTED = {
     "model": _NETWORK,
     "pruned": _NETWORK,
     "graph": _Wanted(
-        "secateur.graph.channel_graph.ChannelGraph",
+        "groups",
         "the channel graph that sec.trace(model, example_inputs) returns",
     ),
-    "plan": _Wanted(
-        "secateur.plan.PruningPlan", "a pruning plan, as sec.make_plan and sec.plan_from make it"
-    ),
-    "budget": _Wanted("secateur.budget.limits.Budget", "a budget, such as sec.Budget(macs=0.5)"),
-    "scores": _Wanted(
-        "collections.abc.Mapping", "scores by the names of groups, as sec.score(model, graph) returns them"
-    ),
+    "plan": _Wanted("keep", "a pruning plan, as sec.make_plan and sec.plan_from make it"),
+    "budget": _Wanted("given", "a budget, such as sec.Budget(macs=0.5)"),
+    "scores": _Wanted("items", "scores by the names of groups, as sec.score(model, graph) returns them"),
     "keep": _Wanted(
-        "collections.abc.Mapping",
+        "items",
         "a mapping from names of groups to channels that stay: {'conv1': [0, 3]}",
     ),
-    "remove": _Wanted(
-        "collections.abc.Mapping", "a mapping from names of modules to positions to remove: {'conv1': [0, 3]}"
-    ),
+    "remove": _Wanted("items", "a mapping from names of modules to positions to remove: {'conv1': [0, 3]}"),
 }
 
 
@@ -62,15 +55,8 @@ def check_arguments(**given: Any) -> None:
     """
     for name, value in given.items():
         wanted = _WANTED[name]
-        if not _is_instance(value, wanted.kind):
+        if isinstance(value, type) or not hasattr(value, wanted.attribute):
             raise UsageError(f"{name} is {_described(value)}: pass {wanted.words}")
-
-
-def _is_instance(value: object, kind: str) -> bool:
-    """Return whether a value is of a class, or of one that is registered as such."""
-    if kind == "collections.abc.Mapping":
-        return isinstance(value, Mapping)
-    return any(f"{cls.__module__}.{cls.__qualname__}" == kind for cls in type(value).__mro__)
 
 
 def _described(value: object) -> str:

@@ -437,7 +437,7 @@ class TrialComparison:
     def _recorded(self) -> Recorded:
         """Return what the network runs in these modes, and in each mode that was captured."""
         captured = [False] if self._graph.wiring.training.program.derived else [False, True]
-        modes = sorted(self._hiding.union(captured))
+        modes = sorted(self._hiding.union(captured), reverse=True)  # what only training does is named first
         recorded = record_modes(
             self._model, self._inputs, [mode for mode in modes if mode not in self._known]
         )

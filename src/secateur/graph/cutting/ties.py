@@ -52,8 +52,13 @@ def storage_ties(tensors: Mapping[str, Tensor]) -> tuple[Tie, ...]:
     found: list[Tie] = []
     settled: set[str] = set()
     for address, names in by_storage.items():
-        for first, second in combinations(names, 2) if address else ():
-            if second in settled or first in settled or not _overlap(tensors[first], tensors[second]):
+        # Many tensors may be parts of one storage, such as a mapped file.
+        ranges = {name: _range(tensors[name]) for name in names} if address and len(names) > 1 else {}
+        for first, second in combinations(ranges, 2):
+            (start, end), (start_of_other, end_of_other) = ranges[first], ranges[second]
+            if end <= start_of_other or end_of_other <= start or not settled.isdisjoint((first, second)):
+                continue
+            if not _overlap(tensors[first], tensors[second]):
                 continue
             order = _order(tensors[first], tensors[second])
             found.append(Tie(first, second, order))
@@ -99,10 +104,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of one storage have elements in common."""
-    (start, end), (start_of_other, end_of_other) = _range(one), _range(other)
-    if end <= start_of_other or end_of_other <= start:
-        return False
+    """Return whether two tensors whose ranges of one storage overlap have elements in common."""
     if one.is_contiguous() and other.is_contiguous():
         return True
     return bool(np.isin(_places(one), _places(other)).any())

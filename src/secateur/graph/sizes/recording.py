@@ -58,6 +58,9 @@ class _Call:
     """The dimensions of the result that are whole dimensions of what was indexed."""
     hidden: tuple[float, ...] = ()
     """Its numbers that no output may show, if it is an operator of that kind."""
+    follows_openly: bool = False
+    """Whether it multiplies with a number known to come from a size, as where a sum is divided by a width.
+    Such a number may change: outputs show whether it is right, unless a limit or a draw comes after it."""
     is_random: bool = False
     """Whether it draws random numbers, or computes with what was drawn."""
     is_limit: bool = False
@@ -318,7 +321,10 @@ def _changed_switch(before: Observation | None, after: Observation | None, *, fe
         return next(
             (_place(call) for call in others if _comparison_key(call, call.numbers) not in left), None
         )
-    ones, others = ([call for call in seen.calls if call.may_hide] for seen in (before, after))
+    ones, others = (
+        [call for call in seen.calls if call.may_hide and (before.hides or not call.follows_openly)]
+        for seen in (before, after)
+    )
     for one, other in zip_longest(ones, others):
         found = one or other
         if (
@@ -520,9 +526,9 @@ class _SizeTracer(ShapeMode):
         limited = not in_layer and len(behind) > 0 and limits(name, args, kwargs)
         # Integers of a computation with integers make indices, which follow what they count.
         numeric = any(isinstance(item, Tensor) and item.is_floating_point() for item in (*leaves, *results))
-        hidden = (
-            behind if drawn or limited else own if (numeric and not in_layer) or is_on is not None else ()
-        )
+        shown = is_on is None and (in_layer or not numeric)
+        hidden = behind if drawn or limited else () if shown else own
+        scales = name in ("mul", "div") and any(isinstance(item, Size | Proportional) for item in leaves)
         if drawn and made_of is not None:
             hidden += counts_chosen_among(name, args, kwargs, results[0])
         call = _Call(
@@ -535,6 +541,7 @@ class _SizeTracer(ShapeMode):
             follows_size=follows,
             kept=kept,
             hidden=hidden,
+            follows_openly=scales and not (drawn or limited),
             is_random=drawn,
             is_limit=limited,
             made_of=made_of,
