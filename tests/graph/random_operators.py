@@ -506,7 +506,7 @@ class Composed(nn.Module):
             turned = torch.transpose_copy(x, 1, 2).mul_(2)
             return turned.transpose(1, 2) + torch.unfold_copy(x, 2, 1, 1)[..., 0]
         if self.way == 5:
-            return torch.kron(x, x.new_tensor([1, 0.5]).view(1, 2, *(1,) * (x.dim() - 2)))
+            return torch.kron(x.contiguous(), x.new_tensor([1, 0.5]).view(1, 2, *(1,) * (x.dim() - 2)))
         if self.way == 6:
             rows = tokens(x)
             return x + beside(x, torch.cross(rows[:, :3], rows[:, 1:4].sin() + 1, dim=1).sum(1))
