@@ -132,10 +132,10 @@ def trace(
     branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
     captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands, calls)
     graph, assumptions = captured.wired(frozenset())
-    if assumptions and not passing(model, graph, example_inputs):
-        graph, _ = captured.wired(assumptions)
     # The training-mode pass is known of two examples only where it was captured.
     recorded = dict(zip((False, True), observations, strict=False))
+    if assumptions and not passing(model, graph, example_inputs, recorded):
+        graph, _ = captured.wired(assumptions)
     graph = examined(model, graph, example_inputs, recorded)
     _refuse_frozen(graph, attention)
     return graph

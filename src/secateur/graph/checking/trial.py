@@ -32,16 +32,17 @@ _WAYS = {
 _WITHOUT_BRANCHES = Way(1, training=True, scaled=False)
 
 
-def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs) -> bool:
+def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, recorded: Recorded) -> bool:
     """Return whether about half of all groups can be cut at once.
 
     Args:
         model: the network; not changed.
         graph: its channel graph.
         inputs: example inputs.
+        recorded: what is known already of what the network runs in its modes.
     """
     groups = _open(graph, least_widths(graph))
-    return not groups or _Trials(model, graph, inputs, {}).run(groups, Share.HALF) is None
+    return not groups or _Trials(model, graph, inputs, recorded).run(groups, Share.HALF) is None
 
 
 def examined(

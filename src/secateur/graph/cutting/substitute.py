@@ -32,7 +32,7 @@ def substituted(
         attributes: integer attributes to set.
         replacements: modules to replace.
         state: the recorded state of the network, which is the present one, without the values of its
-            parameters; recorded anew if none is given.
+            parameters; recorded here if none is given.
 
     Raises:
         SurgeryError: the network has no such attribute or module.
