@@ -50,7 +50,7 @@ class Backwards(nn.Module):
             made = rows @ torch.block_diag(self.first, self.others) + self.bias
         elif self.way == "steps":
             steps = torch.conv_tbc(rows.transpose(0, 1).contiguous(), self.weight[None], self.bias, 0)
-            made = steps.transpose(0, 1)
+            made = torch.stack(steps.unbind(0), dim=1)  # its backward pass takes contiguous gradients alone
         elif self.way == "front":
             made = (self.weight.t() @ x.flatten(2)).transpose(1, 2)
         else:
@@ -350,13 +350,16 @@ class OfAll(nn.Module):
 
 
 class Covariance(nn.Module):
-    """Correlations of positions over channels, or covariances of channels over positions."""
+    """Correlations of positions over channels, or covariances of channels over positions or their trace."""
 
     def __init__(self, way: int) -> None:
         super().__init__()
-        self.way = way % 2
+        self.way = way % 3
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.way == 2:
+            rows = x.flatten(2).sum(2)
+            return x * (1 + torch.trace(rows.t() @ rows).sqrt())
         y = x.tanh()
         if self.way == 0:
             rows = tokens(y)[0]
@@ -496,13 +499,10 @@ class Composed(nn.Module):
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
         self.parts = 2 - channels % 2
-        self.way = way % 10
+        self.way = way % 9
 
     def forward(self, x: Tensor) -> Tensor:
         if self.way == 7:
-            rows = x.flatten(2).sum(2)
-            return x * (1 + torch.trace(rows.t() @ rows).sqrt())
-        if self.way == 8:
             turned = torch.transpose_copy(x, 1, 2).mul_(2)
             return turned.transpose(1, 2) + torch.unfold_copy(x, 2, 1, 1)[..., 0]
         if self.way == 5:
