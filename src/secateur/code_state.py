@@ -308,7 +308,7 @@ def _imported(function: FunctionType) -> frozenset[str]:
 def _imports(code: CodeType) -> frozenset[tuple[int, str]]:
     """List what a function, and functions within it, import: number of leading dots, and name."""
     inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    steps = [step for step in _instructions(code, "IMPORT_NAME") if step.opname != "EXTENDED_ARG"]
     # The number of dots and the imported names are loaded just before.
     own = {
         (steps[place - 2].argval, step.argval)
@@ -339,5 +339,11 @@ def _assigned(code: CodeType, operation: str) -> frozenset[str]:
         operation: ``STORE_GLOBAL`` for global variables, ``STORE_ATTR`` for attributes of objects.
     """
     inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    own = (step.argval for step in dis.get_instructions(code) if step.opname == operation)
+    own = (step.argval for step in _instructions(code, operation) if step.opname == operation)
     return frozenset(own).union(*(_assigned(one, operation) for one in inside))
+
+
+def _instructions(code: CodeType, operation: str) -> Iterable[dis.Instruction]:
+    """List the instructions of a function if an operation is one of them; most functions lack it."""
+    codes = code.co_code[::2]  # every second byte is an argument
+    return dis.get_instructions(code) if dis.opmap[operation] in codes else ()

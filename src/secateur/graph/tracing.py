@@ -28,7 +28,13 @@ from secateur.graph.capture.program import (
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.channels import find_channels
-from secateur.graph.checking.modes import changed_by_mode, derivable, in_training, modules_in_training
+from secateur.graph.checking.modes import (
+    changed_by_mode,
+    derivable,
+    in_training,
+    modules_in_training,
+    part_in_training,
+)
 from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
@@ -45,9 +51,16 @@ from secateur.graph.propagation.attention_units import (
 )
 from secateur.graph.propagation.axis_choices import WHOLE, other_axes
 from secateur.graph.propagation.findings import Findings, Hints
-from secateur.graph.propagation.propagate import Environment, propagate
+from secateur.graph.propagation.propagate import Environment, propagate_all
 from secateur.graph.sizes.extents import find_extents
-from secateur.graph.sizes.recording import Likeness, Observation, likeness, record_run, sizes_of
+from secateur.graph.sizes.recording import (
+    Likeness,
+    Recorded,
+    likeness,
+    outputs_within,
+    record_run,
+    sizes_of,
+)
 from secateur.graph.sizes.source import Sizes
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads
@@ -125,15 +138,13 @@ def trace(
         )
     left_alone = _sharing_parts(model) | _left_alone(model, ignore)
     example_inputs = copied_inputs(on_device_of(model, example_inputs))
-    programs, observations, complete = _captured_programs(model, example_inputs)
-    sizes = [sizes_of(seen, program) for seen, program in zip(observations, programs, strict=True)]
-    calls = {} if observations[0] is None else observations[0].modules
+    programs, sizes, recorded, complete = _captured_programs(model, example_inputs)
+    seen = recorded[False]
+    calls = {} if seen is None else seen.modules
     branches, operands = find_branches(model, programs, calls)
     branches = tuple(_unless_left_alone(branch, left_alone) for branch in branches)
     captured = _Captured(model, programs, sizes, left_alone, complete, attention, branches, operands, calls)
     graph, assumptions = captured.wired(frozenset())
-    # The training-mode pass is known of two examples only where it was captured.
-    recorded = dict(zip((False, True), observations, strict=False))
     if assumptions and not passing(model, graph, example_inputs, recorded):
         graph, _ = captured.wired(assumptions)
     graph = examined(model, graph, example_inputs, recorded)
@@ -143,45 +154,52 @@ def trace(
 
 def _captured_programs(
     model: nn.Module, inputs: ExampleInputs
-) -> tuple[list[Program], list[Observation | None], bool]:
+) -> tuple[list[Program], list[Sizes], Recorded, bool]:
     """Capture the forward passes of a network from which its graph can be made.
 
-    The evaluation-mode pass is always captured. The training-mode pass is captured too if it does something
-    else, or reaches parameters that evaluation does not; otherwise it is derived from the first.
+    The evaluation-mode pass is always captured. If training does something else, or reaches parameters that
+    evaluation does not, its pass is known as well: as a part of the first, or captured. Otherwise it is
+    derived from the first.
 
     Args:
         model: the network; not changed.
         inputs: example inputs.
 
     Returns:
-        The programs, the evaluation-mode one first; for each, what a run on shapes in its mode showed; and
-        whether the programs are all that the network does.
+        The programs, the evaluation-mode one first; for each, where its sizes come from; what runs on shapes
+        showed; and whether the programs are all that the network does.
 
     Raises:
         TraceError: the network cannot be captured.
     """
-    programs = [capture(model, inputs)]
+    program = capture(model, inputs)
     seen = record_run(model, inputs, training=False)
     two = doubled(inputs)
     # Code that expands something to a batch runs other operators for two examples.
     trained = record_run(model, inputs, training=True) or record_run(model, two, training=True)
     modes = {False: seen, True: trained}
     hidden_in = tuple(mode for mode, found in modes.items() if found is not None and found.hides)
-    programs = [replace(programs[0], hidden_in=hidden_in)]
-    alike = likeness(seen, trained, modules_in_training(model))
-    unreached = any(name not in programs[0].tensors for name, _ in model.named_parameters())
-    if not unreached and (
-        alike is Likeness.SAME or (alike is Likeness.ALIKE and derivable(model, programs[0], inputs))
-    ):
-        return programs, [seen], True
+    program = replace(program, hidden_in=hidden_in)
+    sizes = sizes_of(seen, program)
+    unreached = any(name not in program.tensors for name, _ in model.named_parameters())
+    switched = modules_in_training(model)
+    alike = Likeness.DIFFERENT if unreached else likeness(seen, trained, switched)
+    if alike is Likeness.SAME or (alike is Likeness.ALIKE and derivable(model, program, inputs)):
+        return [program], [sizes], {False: seen}, True
+    outputs = None if unreached else outputs_within(seen, trained, switched, program)
+    if trained is not None and outputs is not None:
+        part = part_in_training(program, switched, outputs, trained.left_out)
+        if part is not None and derivable(model, part, inputs):
+            return [program, part], [sizes, sizes], {False: seen}, True
     try:
         captured = capture(model, inputs, training=True)
     except TraceError:
         if unreached:
             raise
-        return programs, [seen], False
-    programs.append(replace(captured, hidden_in=hidden_in))
-    return programs, [seen, trained if two is inputs else record_run(model, two, training=True)], True
+        return [program], [sizes], {False: seen}, False
+    captured = replace(captured, hidden_in=hidden_in)
+    trained = trained if two is inputs else record_run(model, two, training=True)
+    return [program, captured], [sizes, sizes_of(trained, captured)], {False: seen, True: trained}, True
 
 
 @dataclass(frozen=True)
@@ -363,8 +381,8 @@ class _Captured:
         open_axes = OpenAxes()
         slots = self._slots({})
         modules = dict(self.model.named_modules())
-        for program, sizes in zip(self.programs, self.sizes, strict=True):
-            propagate(program, modules, slots, Hints(sizes=sizes, open_axes=open_axes))
+        hints = [Hints(sizes=sizes, open_axes=open_axes) for sizes in self.sizes]
+        propagate_all(self.programs, modules, slots, hints)
         return open_axes.axes()
 
     def _with_units(self, refused: frozenset[str], units: UnitAxes, choice: Mapping[str, str]) -> _Propagated:
@@ -379,10 +397,8 @@ class _Captured:
         modules, axes = dict(self.model.named_modules()), dict[str, int]()
         while True:
             slots = self._slots(self.left_alone)
-            results = [
-                propagate(program, modules, slots, Hints(dict(axes), settled, sizes=sizes, refused=refused))
-                for program, sizes in zip(self.programs, self.sizes, strict=True)
-            ]
+            hints = [Hints(dict(axes), settled, sizes=sizes, refused=refused) for sizes in self.sizes]
+            results = propagate_all(self.programs, modules, slots, hints)
             better = other_axes([findings.axes for _, findings in results])
             if not better:
                 return _Propagated(slots, results)

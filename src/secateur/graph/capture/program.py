@@ -91,6 +91,7 @@ class Program:
         equal_inputs: for inputs on whose values the code branches, the one value that they hold.
         complete: whether it is all that the network does in its mode, as far as is known.
         derived: whether it was made from the program of the other mode, which runs the same operators.
+        is_part: whether it is a part of the program of evaluation mode, whose operators have the same names.
         hidden_in: modes, by whether they are training, in which the user's code has numbers that no output
             may show: those of its own random draws, and limits of values.
     """
@@ -104,6 +105,7 @@ class Program:
     outputs: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     derived: bool = False
+    is_part: bool = False
     hidden_in: tuple[bool, ...] = ()
     complete: bool = True
     equal_inputs: Mapping[str, int] = field(default_factory=dict)

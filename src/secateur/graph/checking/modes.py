@@ -1,15 +1,17 @@
-"""Derive the training-mode pass from the evaluation-mode pass, where both run the same operators."""
+"""Derive the training-mode pass from the evaluation-mode pass, where it runs no other operators."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 from torch import nn
+from torch.fx import Graph, GraphModule, Node
 
+from secateur._compat import lazy_graph_modules
 from secateur.graph.capture.nodes import module_path, named_arguments
-from secateur.graph.capture.program import ExampleInputs, Program, mode_of
+from secateur.graph.capture.program import ExampleInputs, Program, mode_of, written_arguments
 from secateur.graph.checking.compare import TOLERANCE
 from secateur.graph.checking.execution import judge, run_network, run_reference
 from secateur.graph.checking.probe import random_for_constant
@@ -59,14 +61,62 @@ def in_training(forward: Pass, paths: Collection[str]) -> Pass:
     Returns:
         The training-mode pass, with the same operators by the same names.
     """
-    flags: dict[str, int] = {}
-    for node in forward.program.graph.nodes:
+    flags = {node.name: place for node, place in _switched(forward.program.graph, paths)}
+    return replace(forward, program=replace(forward.program, training=True, derived=True), flags=flags)
+
+
+def part_in_training(
+    program: Program, paths: Collection[str], outputs: Mapping[str, str], left_out: Mapping[str, str]
+) -> Program | None:
+    """Make the training-mode program of a network that runs a part of the operators in training.
+
+    Args:
+        program: the evaluation-mode program; not changed.
+        paths: the modules that are in training mode.
+        outputs: for each output in training, where it is in what the network returns, and the operator that
+            computes it.
+        left_out: what the network returns beside the outputs, as a program has it.
+
+    Returns:
+        The program, whose operators have the names that they have in the other one; ``None`` if another
+        operator writes to a tensor, which training may do as well.
+    """
+    graph, copies = Graph(), dict[Node, Node]()
+    graph.graph_copy(program.graph, copies)
+    if any(node.name != copy.name for node, copy in copies.items()):
+        return None
+    named = {copy.name: copy for copy in copies.values()}
+    graph.output(tuple(named[name] for name in outputs.values()))
+    for node in reversed(graph.nodes):
+        if node.op in ("call_function", "get_attr") and not node.users:
+            if any(True for _ in written_arguments(node)):
+                return None
+            graph.erase_node(node)
+    for node, place in _switched(graph, paths):
+        if place < len(node.args):
+            node.update_arg(place, True)
+        else:
+            node.update_kwarg(list(named_arguments(node))[place], True)
+    with lazy_graph_modules(True):  # its code is never run
+        module = GraphModule(program.module, graph)
+    return replace(
+        program, module=module, training=True, is_part=True, outputs=tuple(outputs), left_out=left_out
+    )
+
+
+def _switched(graph: Graph, paths: Collection[str]) -> Iterator[tuple[Node, int]]:
+    """List the operators that training switches on, each with the place of the argument that says so.
+
+    Args:
+        graph: of an evaluation-mode program.
+        paths: the modules that are in training mode.
+    """
+    for node in graph.nodes:
         if module_path(node) not in paths:
             continue
         for place, (name, value) in enumerate(named_arguments(node).items()):
             if name in _FLAGS and value is False:
-                flags[node.name] = place
-    return replace(forward, program=replace(forward.program, training=True, derived=True), flags=flags)
+                yield node, place
 
 
 def derivable(model: nn.Module, program: Program, inputs: ExampleInputs) -> bool:
@@ -76,10 +126,12 @@ def derivable(model: nn.Module, program: Program, inputs: ExampleInputs) -> bool
 
     Args:
         model: the network; not changed.
-        program: the evaluation-mode program.
+        program: the evaluation-mode program, or the part of it that training runs.
         inputs: what it was captured with.
     """
-    forward = in_training(Pass(program, (), ()), modules_in_training(model))
+    forward = Pass(program, (), ())
+    if not program.training:
+        forward = in_training(forward, modules_in_training(model))
     tensors = named_tensors(model)
     drawn = random_for_constant(tensors)
     try:

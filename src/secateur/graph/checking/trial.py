@@ -32,6 +32,11 @@ _WAYS = {
 _WITHOUT_BRANCHES = Way(1, training=True, scaled=False)
 
 
+def _brief(way: Way) -> Way:
+    """Return a way that compares the evaluation-mode pass alone."""
+    return replace(way, training=False)
+
+
 def passing(model: nn.Module, graph: ChannelGraph, inputs: ExampleInputs, recorded: Recorded) -> bool:
     """Return whether about half of all groups can be cut at once.
 
@@ -74,7 +79,8 @@ def examined(
         for share in Share:
             groups = [group for group in _open(graph, trials.least) if group.name not in frozen]
             while groups and (failure := trials.run(groups, share)) is not None:
-                failed = trials.culprits(groups, partial(trials.run, share=share), failure)
+                run = partial(trials.run, share=share, briefly=failure.early)
+                failed = trials.culprits(groups, run, failure)
                 if share is Share.FEWEST:
                     failed = {name: why for name, why in failed.items() if not trials.passes_with_two(name)}
                 frozen |= failed
@@ -123,7 +129,7 @@ def _failed_branches(
     def settle(cut: Sequence[Group]) -> None:
         left, run = branches, partial(trials.run_without, groups=cut)
         while left and (failure := run(left)) is not None:
-            failed.update(trials.culprits(left, run, failure))
+            failed.update(trials.culprits(left, partial(run, briefly=failure.early), failure))
             left = [branch for branch in left if branch.name not in failed]
 
     if trials.run_without(branches, groups) is not None:
@@ -174,40 +180,50 @@ class _Trials:
         self._graph = graph
         self._left = MOST_TRIALS
 
-    def run(self, groups: Sequence[Group], share: Share) -> Failure | None:
+    def run(self, groups: Sequence[Group], share: Share, *, briefly: bool = False) -> Failure | None:
         """Cut some groups and compare the outputs with the masked original.
+
+        Args:
+            groups: those to cut.
+            share: which channels to keep.
+            briefly: compare the evaluation-mode pass alone.
 
         Returns:
             What is wrong with the cut, ``None`` if it is right.
         """
-        failure = self._attempt(groups, share)
+        way = _brief(_WAYS[share]) if briefly else _WAYS[share]
+        failure = self._attempt(groups, share, way)
         if failure is not None and failure.unseen:
             if share is Share.FEWEST:
                 # Normalising one channel gives a constant, so two are tried. If two show nothing either, the
                 # trial with half of the channels decides.
-                failure = self._attempt(groups, share, spare=1)
+                failure = self._attempt(groups, share, way, spare=1)
                 failure = None if failure is not None and failure.unseen else failure
             else:
                 # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
-                failure = self._attempt(groups, share, seed=1)
+                failure = self._attempt(groups, share, way, seed=1)
                 if failure is not None and failure.unseen:
-                    failure = self._attempt(groups, share, seed=2)
+                    failure = self._attempt(groups, share, way, seed=2)
         if failure is not None:
             self.comparison.runs_as_it_is()
         return failure
 
-    def run_without(self, branches: Sequence[ResidualBranch], groups: Sequence[Group]) -> Failure | None:
+    def run_without(
+        self, branches: Sequence[ResidualBranch], groups: Sequence[Group], *, briefly: bool = False
+    ) -> Failure | None:
         """Remove some residual branches and compare the outputs with the masked original.
 
         Args:
             branches: those to remove.
             groups: those that lose about half of their channels.
+            briefly: compare the evaluation-mode pass alone.
 
         Returns:
             What is wrong with the smaller network, ``None`` if it is right.
         """
         names = [branch.name for branch in branches]
-        failure = self.comparison.failure_of(Keep(self._kept(groups, Share.HALF), names), _WITHOUT_BRANCHES)
+        way = _brief(_WITHOUT_BRANCHES) if briefly else _WITHOUT_BRANCHES
+        failure = self.comparison.failure_of(Keep(self._kept(groups, Share.HALF), names), way)
         if failure is not None:
             self.comparison.runs_as_it_is()
         return failure
@@ -219,7 +235,7 @@ class _Trials:
 
         Args:
             units: some that fail together.
-            run: makes the trial with some of them.
+            run: makes the trial with some of them, as far as it has to go to show the failure.
             failure: why they fail.
 
         Returns:
@@ -255,19 +271,20 @@ class _Trials:
         return False
 
     def _attempt(
-        self, groups: Sequence[Group], share: Share, *, seed: int = 0, spare: int = 0
+        self, groups: Sequence[Group], share: Share, way: Way, *, seed: int = 0, spare: int = 0
     ) -> Failure | None:
         """Make one trial.
 
         Args:
             groups: those to cut.
             share: which channels to keep.
+            way: how to compare.
             seed: for the choice of channels.
             spare: how many channels to keep beyond the least width.
         """
         plan = Keep(self._kept(groups, share, seed, spare))
         # Nearly whole, the network is what it was trained as; narrow, its signals may fade.
-        return self.comparison.failure_of(plan, _WAYS[share], prepared=share is Share.FEWEST)
+        return self.comparison.failure_of(plan, way, prepared=share is Share.FEWEST)
 
     def _kept(
         self, groups: Sequence[Group], share: Share, seed: int = 0, spare: int = 0

@@ -103,12 +103,14 @@ class Failure:
         unseen: nothing could be compared, since the outputs do not depend on the inputs.
         differs: the network runs and computes something else than the masked original.
         noisy: part of an output moves so little that rounding noise hides every difference.
+        early: the evaluation-mode pass alone shows it.
     """
 
     reason: str
     unseen: bool = False
     differs: bool = False
     noisy: bool = False
+    early: bool = False
 
 
 _UNSEEN = Failure("the outputs do not depend on the inputs, so nothing could be checked", unseen=True)
@@ -277,8 +279,10 @@ class TrialComparison:
         wiring = self._graph.wiring
         try:
             failure = self._compared_pass(cut, wiring.evaluation, cut.way.draw, precision)
-            if failure is not None or not cut.way.training:
-                return failure
+            if failure is not None:
+                return replace(failure, early=True)
+            if not cut.way.training:
+                return None
             if not wiring.training.program.derived:
                 failure = self._compared_pass(cut, wiring.training, 1, precision)
                 if failure is not None:
@@ -299,7 +303,7 @@ class TrialComparison:
             precision: of both.
         """
         training = forward.program.training
-        inputs = doubled(self._draws[draw]) if training else self._draws[draw]
+        inputs = self._drawn(forward, draw)
         quick, native = precision is _Precision.QUICK, precision.is_native
         compared = ComparedPass(forward, cut.after, native)
 
@@ -331,6 +335,11 @@ class TrialComparison:
         if failure is None and others and not training and _all_constant([expected, *others]):
             return _UNSEEN
         return failure
+
+    def _drawn(self, forward: Pass, draw: int) -> ExampleInputs:
+        """Return the inputs of a draw, with two examples where the pass was captured with two."""
+        one = self._graph.wiring.evaluation.program.batch
+        return doubled(self._draws[draw]) if forward.program.batch > one else self._draws[draw]
 
     @cached_property
     def _refuses_draws(self) -> bool:
@@ -381,7 +390,7 @@ class TrialComparison:
     def _others(self, cut: _TrialCut, forward: Pass, found: Outputs, draw: int) -> list[Outputs]:
         """Compute outputs for other inputs, which show how far the outputs of the network move."""
         if forward.program.training:
-            return [self._run_cut(cut, forward, doubled(self._draws[1 - draw]), self._precision)]
+            return [self._run_cut(cut, forward, self._drawn(forward, 1 - draw), self._precision)]
         if not cut.way.scaled:
             return []
         inputs = self._draws[1 - draw]
@@ -436,7 +445,8 @@ class TrialComparison:
     @cached_property
     def _recorded(self) -> Recorded:
         """Return what the network runs in these modes, and in each mode that was captured."""
-        captured = [False] if self._graph.wiring.training.program.derived else [False, True]
+        training = self._graph.wiring.training.program
+        captured = [False] if training.derived or training.is_part else [False, True]
         modes = sorted(self._hiding.union(captured), reverse=True)  # what only training does is named first
         recorded = record_modes(
             self._model, self._inputs, [mode for mode in modes if mode not in self._known]

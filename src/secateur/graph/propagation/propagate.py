@@ -28,6 +28,8 @@ Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""
 
 
+_IS_OUTPUT = "is an output of the network"
+
 _INDICES_USED = "ranked by value, and the places found are used as numbers"
 """Why channels are frozen whose indices an operator found and something else than a pick uses."""
 
@@ -72,7 +74,7 @@ def propagate(
             name = program.tensor_names.get(node.name)
             env[node] = _plain(node) if name is None else slots.tensor(name)
         elif node.op == "output":
-            _freeze_values(env, node, slots, "is an output of the network", final=True)
+            _freeze_values(env, node, slots, _IS_OUTPUT, final=True)
         elif node.op == "call_function":
             env[node] = _call(node, env, slots, findings, modules, known)
         else:
@@ -86,6 +88,39 @@ def propagate(
         for read, enters in zip(findings.reads, at_input(program, env, findings.reads), strict=True)
     ]
     return env, findings
+
+
+def propagate_all(
+    programs: Sequence[Program],
+    modules: Mapping[str, nn.Module],
+    slots: SlotTable,
+    hints: Sequence[Hints],
+) -> list[tuple[Environment, Findings]]:
+    """Give every value of all programs of a network its labels.
+
+    A program that is a part of the first one has the values of that one; its outputs are frozen as well.
+
+    Args:
+        programs: the captured forward passes, the evaluation-mode one first.
+        modules: the modules of the network by path.
+        slots: the table that collects equalities.
+        hints: for each program.
+
+    Returns:
+        For each program, the value of every node, and what was noted on the way.
+    """
+    found: list[tuple[Environment, Findings]] = []
+    for program, given in zip(programs, hints, strict=True):
+        if program.is_part:
+            env, findings = found[0]
+            by_name = {node.name: value for node, value in env.items()}
+            own = {node: by_name[node.name] for node in program.graph.nodes if node.op != "output"}
+            (output,) = program.graph.find_nodes(op="output")
+            _freeze_values(own, output, slots, _IS_OUTPUT, final=True)
+            found.append((own, findings))
+        else:
+            found.append(propagate(program, modules, slots, given))
+    return found
 
 
 def _unread(program: Program) -> frozenset[str]:

@@ -38,7 +38,7 @@ from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
-from secateur.outputs import parts_of
+from secateur.outputs import Parts, parts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +106,14 @@ class Observation:
         modules: the calls of every module, by its path.
         outputs: for each part of the output, where it is, and what made it: an operator of a module, with the
             number of earlier calls of the same one; the name of a parameter or buffer; or a plain value.
+        left_out: what it returns beside them, as in :class:`~secateur.graph.capture.program.Program`.
     """
 
     calls: Sequence[_Call]
     equal: Sequence[tuple[Any, Any]]
     modules: Mapping[str, Sequence[ModuleCall]]
     outputs: Sequence[tuple[str, Any]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hides(self) -> bool:
@@ -150,9 +152,9 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 stack.enter_context(said_to_be_exported())
                 stack.enter_context(tracer)
                 equal = stack.enter_context(recorded_equalities())
-                output = model(*args, **kwargs)
-                outputs = tracer.origins(output)
-            return Observation(tracer.calls, tuple(equal), tracer.modules, outputs)
+                parts = parts_of(model(*args, **kwargs))
+                outputs = tracer.origins(parts)
+            return Observation(tracer.calls, tuple(equal), tracer.modules, outputs, parts.left_out)
     return None
 
 
@@ -229,7 +231,7 @@ def likeness(
     """
     if evaluation is None or training is None or evaluation.outputs != training.outputs:
         return Likeness.DIFFERENT
-    if any(call.is_on is False and call.key[0] in in_training for call in training.calls):
+    if _keeps_off(training, in_training):
         return Likeness.DIFFERENT
     # A number that follows a width shows in a cut of a program that has it.
     following = [[call for call in seen.calls if call.follows_size] for seen in (evaluation, training)]
@@ -243,6 +245,66 @@ def likeness(
     if _equal(*([call for call in seen.calls if not call.is_harmless] for seen in (evaluation, training))):
         return Likeness.ALIKE
     return Likeness.DIFFERENT
+
+
+def _keeps_off(training: Observation, in_training: Collection[str]) -> bool:
+    """Return whether code keeps an operator switched off that the mode of its module should switch on."""
+    return any(call.is_on is False and call.key[0] in in_training for call in training.calls)
+
+
+def outputs_within(
+    evaluation: Observation | None,
+    training: Observation | None,
+    in_training: Collection[str],
+    program: Program,
+) -> Mapping[str, str] | None:
+    """Find the outputs of training mode among the operators of evaluation mode.
+
+    A detector, for example, returns the numbers of its heads in training and decodes them in evaluation.
+
+    Args:
+        evaluation: what was recorded in evaluation mode.
+        training: what was recorded in training mode.
+        in_training: paths of the modules that were in training mode.
+        program: the evaluation-mode program.
+
+    Returns:
+        For each output of training mode, where it is, and the operator of the program that computes it;
+        ``None`` if training runs other operators, or with other numbers, or returns anything else.
+    """
+    if evaluation is None or training is None or _keeps_off(training, in_training):
+        return None
+    left, same = iter(evaluation.calls), dict[tuple[str, str, int], _Call]()
+    for call, origin in _numbered(training.calls).items():
+        if call.counts:
+            continue
+        found = next((other for other in left if _same(other, call)), None)
+        if found is None:
+            return None
+        same[origin] = found
+    nodes = _nodes_of(evaluation, program)
+    names = {
+        path: nodes[same[origin]]
+        for path, (origin, place) in training.outputs
+        if place == 0 and origin in same and same[origin] in nodes
+    }
+    return names if len(names) == len(training.outputs) else None
+
+
+def _numbered(calls: Sequence[_Call]) -> dict[_Call, tuple[str, str, int]]:
+    """Give each call its module, its operator, and the number of earlier calls of the same one."""
+    earlier: Counter[tuple[str, str]] = Counter()
+    numbers: dict[_Call, tuple[str, str, int]] = {}
+    for call in calls:
+        path, name, _ = call.key
+        numbers[call] = (path, name, earlier[path, name])
+        earlier[path, name] += 1
+    return numbers
+
+
+def _same(one: _Call, other: _Call) -> bool:
+    """Return whether two calls are of one operator in one module, with the same numbers and sizes."""
+    return one.key == other.key and one.numbers == other.numbers
 
 
 def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
@@ -458,15 +520,9 @@ class _SizeTracer(ShapeMode):
         _, maker, _ = self._makers.get(id(tensor), (None, None, 0))
         return maker if isinstance(maker, _Call) else None
 
-    def origins(self, output: Any) -> list[tuple[str, Any]]:
+    def origins(self, parts: Parts) -> list[tuple[str, Any]]:
         """List the parts of an output, each with what made it."""
-        earlier: Counter[tuple[str, str]] = Counter()
-        numbers: dict[_Call, tuple[str, str, int]] = {}
-        for call in self.calls:
-            path, name, _ = call.key
-            numbers[call] = (path, name, earlier[path, name])
-            earlier[path, name] += 1
-        parts = parts_of(output)
+        numbers = _numbered(self.calls)
         made = [
             self._makers.get(id(leaf), (leaf, None, 0))[1:] if isinstance(leaf, Tensor) else (leaf, 0)
             for leaf in parts.leaves
@@ -620,7 +676,7 @@ def _normal(name: str) -> str:
     return _SAME.get(name, name)
 
 
-def _aligned(seen: Observation, program: Program) -> Sizes:
+def _nodes_of(seen: Observation, program: Program) -> Mapping[_Call, str]:
     """Match calls with the operators of the program: same module, same name, same shape, same order."""
     made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
@@ -630,12 +686,17 @@ def _aligned(seen: Observation, program: Program) -> Sizes:
         key = _key(node)
         if key is not None:
             found[key].append(node.name)
-    nodes = {
+    return {
         call: name
         for key, names in found.items()
         if len(made[key]) == len(names)
         for call, name in zip(made[key], names, strict=True)
     }
+
+
+def _aligned(seen: Observation, program: Program) -> Sizes:
+    """Find the sources of the sizes that operators of the program are called with."""
+    nodes = _nodes_of(seen, program)
     sizes = {
         name: tuple(
             _resolved(size.source, nodes) if isinstance(size, Size | Proportional) else None
