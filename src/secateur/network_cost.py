@@ -14,7 +14,8 @@ from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.labels import SlotTable
 from secateur.graph.propagation.findings import Hints
 from secateur.graph.propagation.propagate import propagate
-from secateur.graph.sizes.recording import record_run, sizes_of
+from secateur.graph.sizes.alignment import sizes_of
+from secateur.graph.sizes.recording import record_run
 
 
 def cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from secateur.graph.groups import Role
 from secateur.graph.labels import SlotTable
-from secateur.graph.sizes.known_sizes import KnownSizes, Solution
-from secateur.graph.sizes.linear_forms import Form
-from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Source, attributes_in
+from secateur.graph.propagation.known_sizes import KnownSizes, Solution
+from secateur.graph.propagation.linear_forms import Form
+from secateur.graph.propagation.size_source import Computed, FromAttribute, FromTensor, Source, attributes_in
 
 SHAPES = {"a": (6,), "b": (4,), "c": (6,)}
 ATTRIBUTE = FromAttribute("net", "width", None, 6)

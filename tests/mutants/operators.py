@@ -23,10 +23,11 @@ from tests.mutants import shifts
 
 ROOT = Path(secateur.__file__).parent
 GRAPH = """
-    propagation/propagate propagation/rule_context sizes/constraints propagation/multihead labels channels
-    wiring channel_graph cutting/tensors cutting/rescale costing cutting/substitute propagation/weights
-    cutting/attributes propagation/constants sizes/factors sizes/linear_forms propagation/axis_choices
-    propagation/findings propagation/operator_context sizes/known_sizes
+    propagation/propagate propagation/rule_context propagation/constraints propagation/multihead labels
+    channels wiring channel_graph cutting/tensors cutting/rescale costing cutting/substitute
+    propagation/weights cutting/attributes propagation/constants propagation/factors
+    propagation/linear_forms propagation/axis_choices propagation/findings propagation/operator_context
+    propagation/known_sizes
 """
 FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "graph" / "rules").glob("*.py")),

@@ -1,8 +1,9 @@
 """Find the channel graph of a network: which channels are coupled, and which may be cut.
 
-``capture`` turns a network into a flat program; ``propagation`` gives every value its ``labels`` by the table
-of ``rules``; ``sizes`` solves the sizes in the code; ``channels`` resolves labels into ``groups``;
-``costing`` counts the costs; ``checking`` cuts every group on trial; ``channel_graph`` is what a user sees.
+``capture`` turns a network into a flat program; ``sizes`` records where the sizes in the code come from;
+``propagation`` gives every value its ``labels`` by the table of ``rules``, and solves the sizes; ``channels``
+resolves labels into ``groups``; ``costing`` counts the costs; ``checking`` cuts every group on trial;
+``channel_graph`` is what a user sees.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from secateur.graph.capture.program import (
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.channels import find_channels
+from secateur.graph.checking.call_comparison import Likeness, likeness, outputs_within
 from secateur.graph.checking.modes import (
     changed_by_mode,
     derivable,
@@ -39,6 +40,7 @@ from secateur.graph.checking.trial import examined, passing
 from secateur.graph.costing import count_costs, label_vectors
 from secateur.graph.cutting.tensors import named_tensors
 from secateur.graph.cutting.ties import Tie, storage_ties
+from secateur.graph.extents import find_extents
 from secateur.graph.fused_encoders import nested_layers, pair_heads
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import SlotTable
@@ -52,16 +54,9 @@ from secateur.graph.propagation.attention_units import (
 from secateur.graph.propagation.axis_choices import WHOLE, other_axes
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.propagate import Environment, propagate_all
-from secateur.graph.sizes.extents import find_extents
-from secateur.graph.sizes.recording import (
-    Likeness,
-    Recorded,
-    likeness,
-    outputs_within,
-    record_run,
-    sizes_of,
-)
-from secateur.graph.sizes.source import Sizes
+from secateur.graph.propagation.size_source import Sizes
+from secateur.graph.sizes.alignment import sizes_of
+from secateur.graph.sizes.recording import Recorded, record_run
 from secateur.graph.ungrouped import ungrouped
 from secateur.graph.wiring import Pass, Wiring, distinct_attributes, distinct_reads
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from secateur.graph.branches import Operand, ResidualBranch
 from secateur.graph.capture.program import Program
 from secateur.graph.costs import CostModel
+from secateur.graph.extents import Extents
 from secateur.graph.groups import Group, IntArray
 from secateur.graph.propagation.attention_units import Attention
 from secateur.graph.propagation.findings import Attribute, Findings, OperatorMacs, Read, Rescale, Statistic
-from secateur.graph.sizes.extents import Extents
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur.batches import too_few_examples
 from secateur.graph.capture.program import ExampleInputs, on_device_of
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph
+from secateur.graph.checking.call_comparison import hidden_change
 from secateur.graph.checking.compare import BUFFER, TOLERANCE, Outputs, constant_parts, same_value
 from secateur.graph.checking.execution import (
     Judgement,
@@ -30,7 +31,7 @@ from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, named_tensors, positions_left
 from secateur.graph.cutting.ties import Tie, storage_ties
 from secateur.graph.propagation.findings import Rescale
-from secateur.graph.sizes.recording import Recorded, hidden_change, record_modes
+from secateur.graph.sizes.recording import Recorded, record_modes
 from secateur.graph.substitutes import replacements_in
 from secateur.verification.arguments import refuse_model
 from secateur.verification.cases import Case, Kind, MaskedOriginal, varying

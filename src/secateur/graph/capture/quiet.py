@@ -1,4 +1,4 @@
-"""Keep torch from reporting on an export that fails: one error with one message replaces the reports."""
+"""Run networks without the reports of torch: of exports that fail, and of compiled code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+import torch
 
 from secateur._compat import FakeTensorMode
 
@@ -50,6 +52,17 @@ def quiet_fakes(mode: FakeTensorMode) -> Iterator[None]:
         mode: what the tensors of the block belong to.
     """
     with quiet_export(), mode:
+        yield
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled functions and modules as ordinary Python within a block, without warnings.
+
+    Compiled code reads the memory of tensors that only have a shape, and does not see modes. Warnings
+    of the network are suppressed here; users see them when they run it.
+    """
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(action="ignore"):
         yield
 
 

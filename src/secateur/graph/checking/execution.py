@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from secateur.errors import TraceError
 from secateur.exact import Float64, exact
 from secateur.formats import first_line
 from secateur.graph.capture.program import ExampleInputs, call_arguments, mode_of
+from secateur.graph.capture.quiet import uncompiled
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.checking.compare import Outputs, Slices, differences
 from secateur.graph.checking.masked import run_masked
@@ -33,17 +33,6 @@ _LEFT_BEHIND = (
     "is the first to import). Start Python again, and keep the tensor in an attribute of a module, or call "
     "the network once (model(inputs)) before it is traced"
 )
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Run compiled functions and modules as ordinary Python within a block, without warnings.
-
-    Compiled code reads the memory of tensors that only have a shape, and does not see modes. Warnings
-    of the network are suppressed here; users see them when they run it.
-    """
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(action="ignore"):
-        yield
 
 
 def run_network(

@@ -18,8 +18,9 @@ from secateur.errors import SecateurError, TraceError
 from secateur.graph.branches import Replacement
 from secateur.graph.capture.nodes import module_path
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
-from secateur.graph.capture.quiet import quiet_fakes
+from secateur.graph.capture.quiet import quiet_fakes, uncompiled
 from secateur.graph.channel_graph import AttributeValue, ChannelGraph, Keep
+from secateur.graph.checking.call_comparison import changed_factor, hidden_change
 from secateur.graph.checking.compare import TOLERANCE, Outputs, constant_parts
 from secateur.graph.checking.draws import jittered, random_inputs
 from secateur.graph.checking.execution import (
@@ -29,7 +30,6 @@ from secateur.graph.checking.execution import (
     judge,
     moved,
     run_network,
-    uncompiled,
 )
 from secateur.graph.checking.gradient_hooks import HookErrors, hook_errors, new_hook_error
 from secateur.graph.checking.probe import Weights, lively, scrambled
@@ -37,13 +37,7 @@ from secateur.graph.cutting.rescale import rescaled
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import by_tensor, cut_tensor, named_tensors, positions_left
 from secateur.graph.groups import IntArray
-from secateur.graph.sizes.recording import (
-    Recorded,
-    changed_factor,
-    hidden_change,
-    record_modes,
-    record_run,
-)
+from secateur.graph.sizes.recording import Recorded, record_modes, record_run
 from secateur.graph.sizes.shape_passes import ShapeMode
 from secateur.graph.wiring import Pass
 from secateur.outputs import parts_of

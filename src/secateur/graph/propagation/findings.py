@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
-from secateur.graph.sizes.source import AttributeKey, Source
+from secateur.graph.propagation.size_source import AttributeKey, Source
 
 if TYPE_CHECKING:
     from secateur.graph.propagation.attention_units import OpenAxes
-    from secateur.graph.sizes.factors import Factor
+    from secateur.graph.propagation.factors import Factor
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from secateur.graph.capture.program import Origin, Program, written_arguments
 from secateur.graph.labels import SlotTable, Value
 from secateur.graph.propagation.axis_choices import AxisChoices
 from secateur.graph.propagation.channel_indices import with_channel_indices
+from secateur.graph.propagation.constraints import resolve_sizes
 from secateur.graph.propagation.findings import Findings, Hints
 from secateur.graph.propagation.module_inputs import at_input
 from secateur.graph.propagation.multihead import tie_multihead
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.propagation.weights import distance_sums, weight_operators
 from secateur.graph.rules import find_rule
-from secateur.graph.sizes.constraints import resolve_sizes
 
 Environment = dict[Node, Any]
 """What is known of each node's result: a value, a list of values, or nothing (``None``)."""

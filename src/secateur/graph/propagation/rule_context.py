@@ -13,11 +13,11 @@ from secateur.graph.capture.nodes import module_path
 from secateur.graph.groups import IntArray, Role
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.constants import is_fixed
+from secateur.graph.propagation.factors import Factor, growth_of
 from secateur.graph.propagation.findings import Equation, Read, Rescale
 from secateur.graph.propagation.operator_context import OperatorContext
+from secateur.graph.propagation.size_source import Computed, FromAttribute, FromTensor, Power, Source
 from secateur.graph.propagation.views import left_out
-from secateur.graph.sizes.factors import Factor, growth_of
-from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Source
 
 
 class RuleContext(OperatorContext):

@@ -9,40 +9,36 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from itertools import chain, product, zip_longest
+from itertools import chain, product
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 
 from secateur._compat import FakeTensorMode, said_to_be_exported, tree_leaves, tree_map_only
 from secateur.exact import seed_everything
 from secateur.graph.capture.calls import ModuleCall
-from secateur.graph.capture.nodes import module_path, operator_name
 from secateur.graph.capture.operators import DROPOUTS
-from secateur.graph.capture.program import ExampleInputs, Program, call_arguments, doubled, mode_of
-from secateur.graph.capture.quiet import quiet_fakes
-from secateur.graph.checking.execution import uncompiled
+from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
+from secateur.graph.capture.quiet import quiet_fakes, uncompiled
 from secateur.graph.cutting.attributes import integer_attributes, is_of_class, owner_of, set_attribute
 from secateur.graph.cutting.substitute import substituted
 from secateur.graph.cutting.tensors import named_tensors
+from secateur.graph.propagation.size_source import FromAttribute
 from secateur.graph.sizes.caches import uncached
 from secateur.graph.sizes.drawing import counts_chosen_among, draws, limits, numbers_in, tensors_read
 from secateur.graph.sizes.given import Step, given_sizes, index_steps
 from secateur.graph.sizes.shape_passes import ShapeMode
-from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Power, Sizes, Source
 from secateur.graph.sizes.traced import Proportional, Size, recorded_equalities
 from secateur.outputs import Parts, parts_of
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class Call:
     """One operator as the network's code called it."""
 
     key: tuple[str, str, tuple[int, ...]]
@@ -54,7 +50,7 @@ class _Call:
     """Whether it was called as in training mode, of operators that the mode switches."""
     follows_size: bool = False
     """Whether a number that it computes with was computed from a size."""
-    kept: Mapping[int, _Made] = field(default_factory=dict)
+    kept: Mapping[int, Made] = field(default_factory=dict)
     """The dimensions of the result that are whole dimensions of what was indexed."""
     hidden: tuple[float, ...] = ()
     """Its numbers that no output may show, if it is an operator of that kind."""
@@ -78,20 +74,12 @@ class _Call:
         """Return whether no output may show its numbers: what is limited then hides those before it too."""
         return self.is_on is not None or self.is_random or len(self.hidden) > 0
 
-    @property
-    def is_harmless(self) -> bool:
-        """Return whether it couples no channels and computes with no number that may follow a width.
-
-        It couples none if at most one argument has more than one number per example.
-        """
-        return self.wide <= 1 and self.key[1] in _HARMLESS and not self.numbers
-
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """The size of a dimension of something that was made: by a call, or a named tensor."""
 
-    maker: _Call | str
+    maker: Call | str
     place: int
     dim: int
 
@@ -109,7 +97,7 @@ class Observation:
         left_out: what it returns beside them, as in :class:`~secateur.graph.capture.program.Program`.
     """
 
-    calls: Sequence[_Call]
+    calls: Sequence[Call]
     equal: Sequence[tuple[Any, Any]]
     modules: Mapping[str, Sequence[ModuleCall]]
     outputs: Sequence[tuple[str, Any]]
@@ -179,233 +167,15 @@ def record_modes(model: nn.Module, inputs: ExampleInputs, modes: Iterable[bool])
     }
 
 
-def sizes_of(seen: Observation | None, program: Program) -> Sizes:
-    """Find out where the sizes in a program come from.
-
-    Args:
-        seen: what was recorded when the network ran on shapes, in the mode of the program.
-        program: the captured forward pass.
-
-    Returns:
-        The sources of sizes, for the operators for which they are known.
-    """
-    return {} if seen is None else _aligned(seen, program)
-
-
-# fmt: off
-_HARMLESS = {
-    "dropout", "feature_dropout", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "mul", "div",
-    "add", "sub", "rand", "rand_like", "bernoulli", "empty", "new_empty", "new_tensor", "floor",
-    "new_zeros", "zeros", "ones", "new_ones", "full", "new_full", "to", "detach", "clone", "tensor",
-}
-# fmt: on
-"""Operators that couple no channels, where at most one tensor with channels goes in."""
-
-
-_COMPUTING = {"mul", "div", "add", "sub", "tensor", "new_tensor"}
-"""Those of them that compute with numbers, not with sizes alone."""
-
-
-class Likeness(Enum):
-    """How the operators of the two modes of a network compare."""
-
-    SAME = "the same operators, with the same numbers"
-    ALIKE = "the same as far as channels are concerned"
-    DIFFERENT = "other operators"
-
-
-def likeness(
-    evaluation: Observation | None, training: Observation | None, in_training: Collection[str]
-) -> Likeness:
-    """Compare what a network runs in its two modes.
-
-    Args:
-        evaluation: what was recorded in evaluation mode.
-        training: what was recorded in training mode; of twice as many examples, where it takes two.
-        in_training: paths of the modules that were in training mode; an operator of theirs that the mode
-            should switch and that the code keeps switched off counts as another one.
-
-    Returns:
-        ``SAME`` if only the mode of dropout and batch normalisation differs; ``ALIKE`` if there are besides
-        these only operators that couple no channels, such as random masks of whole examples.
-    """
-    if evaluation is None or training is None or evaluation.outputs != training.outputs:
-        return Likeness.DIFFERENT
-    if _keeps_off(training, in_training):
-        return Likeness.DIFFERENT
-    # A number that follows a width shows in a cut of a program that has it.
-    following = [[call for call in seen.calls if call.follows_size] for seen in (evaluation, training)]
-    if any(call.is_dropout for call in following[1]) or not _equal(*following):
-        return Likeness.DIFFERENT
-    # Dropout that only one mode has, or that has another probability there, is not that of the other program.
-    if not _equal(*([call for call in seen.calls if call.is_dropout] for seen in (evaluation, training))):
-        return Likeness.DIFFERENT
-    if _equal(*([call for call in seen.calls if not call.counts] for seen in (evaluation, training))):
-        return Likeness.SAME
-    if _equal(*([call for call in seen.calls if not call.is_harmless] for seen in (evaluation, training))):
-        return Likeness.ALIKE
-    return Likeness.DIFFERENT
-
-
-def _keeps_off(training: Observation, in_training: Collection[str]) -> bool:
-    """Return whether code keeps an operator switched off that the mode of its module should switch on."""
-    return any(call.is_on is False and call.key[0] in in_training for call in training.calls)
-
-
-def outputs_within(
-    evaluation: Observation | None,
-    training: Observation | None,
-    in_training: Collection[str],
-    program: Program,
-) -> Mapping[str, str] | None:
-    """Find the outputs of training mode among the operators of evaluation mode.
-
-    A detector, for example, returns the numbers of its heads in training and decodes them in evaluation.
-
-    Args:
-        evaluation: what was recorded in evaluation mode.
-        training: what was recorded in training mode.
-        in_training: paths of the modules that were in training mode.
-        program: the evaluation-mode program.
-
-    Returns:
-        For each output of training mode, where it is, and the operator of the program that computes it;
-        ``None`` if training runs other operators, or with other numbers, or returns anything else.
-    """
-    if evaluation is None or training is None or _keeps_off(training, in_training):
-        return None
-    left, same = iter(evaluation.calls), dict[tuple[str, str, int], _Call]()
-    for call, origin in _numbered(training.calls).items():
-        if call.counts:
-            continue
-        found = next((other for other in left if _same(other, call)), None)
-        if found is None:
-            return None
-        same[origin] = found
-    nodes = _nodes_of(evaluation, program)
-    names = {
-        path: nodes[same[origin]]
-        for path, (origin, place) in training.outputs
-        if place == 0 and origin in same and same[origin] in nodes
-    }
-    return names if len(names) == len(training.outputs) else None
-
-
-def _numbered(calls: Sequence[_Call]) -> dict[_Call, tuple[str, str, int]]:
+def numbered(calls: Sequence[Call]) -> dict[Call, tuple[str, str, int]]:
     """Give each call its module, its operator, and the number of earlier calls of the same one."""
     earlier: Counter[tuple[str, str]] = Counter()
-    numbers: dict[_Call, tuple[str, str, int]] = {}
+    numbers: dict[Call, tuple[str, str, int]] = {}
     for call in calls:
         path, name, _ = call.key
         numbers[call] = (path, name, earlier[path, name])
         earlier[path, name] += 1
     return numbers
-
-
-def _same(one: _Call, other: _Call) -> bool:
-    """Return whether two calls are of one operator in one module, with the same numbers and sizes."""
-    return one.key == other.key and one.numbers == other.numbers
-
-
-def _equal(one: Sequence[_Call], other: Sequence[_Call]) -> bool:
-    return len(one) == len(other) and all(
-        left.key[:2] == right.key[:2]
-        and left.numbers == right.numbers
-        and _of_one_size(left.key[2], right.key[2])
-        for left, right in zip(one, other, strict=True)
-    )
-
-
-def _of_one_size(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Return whether shapes are equal but for the number of examples, which may have been doubled."""
-    changed = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
-    return len(one) == len(other) and (
-        not changed or (len(changed) == 1 and changed[0][1] == 2 * changed[0][0])
-    )
-
-
-def changed_factor(before: Observation | None, after: Observation | None) -> str | None:
-    """Find an operator that gets another number, such as a scale, after channels were removed.
-
-    Args:
-        before: what was recorded of the network.
-        after: what was recorded of it without these channels, in the same mode.
-
-    Returns:
-        The first such operator, with its module; ``None`` if there is none, or the operators differ.
-    """
-    if before is None or after is None:
-        return None
-    pairs = list(zip(before.calls, after.calls, strict=False))
-    if len(before.calls) != len(after.calls) or any(one.key[:2] != other.key[:2] for one, other in pairs):
-        return None
-    return next((_place(one) for one, other in pairs if one.numbers != other.numbers), None)
-
-
-def hidden_change(model: nn.Module, inputs: ExampleInputs, before: Recorded, *, fewer: bool) -> str | None:
-    """Find a number that no output may show and that is another one after channels were removed.
-
-    Args:
-        model: the network without these channels; not changed.
-        inputs: what ``before`` was recorded with.
-        before: what was recorded of the whole network by :func:`record_modes`; the same modes are recorded.
-        fewer: whether residual branches are gone, with their operators.
-
-    Returns:
-        The change in words, with operator and module; ``None`` if there is none.
-    """
-    for training, seen in before.items():
-        (after,) = record_modes(model, inputs, [training]).values()
-        place = _changed_switch(seen, after, fewer=fewer)
-        if place:
-            return f"{'in training mode, ' if training else ''}code changes {place} with the width"
-    return None
-
-
-def _changed_switch(before: Observation | None, after: Observation | None, *, fewer: bool) -> str | None:
-    """Find the first dropout or random operator whose parameters changed after a cut.
-
-    What code computes from a width may not remember it, as a product of a float with it does not. In
-    evaluation mode dropout hides its numbers; truth values and normalisations hide those of what was drawn;
-    and a limit shows only where a value is beyond it.
-
-    Returns:
-        The first operator that gets another number, is switched off or on, or is gone, with its module;
-        ``None`` if there is none.
-    """
-    if before is None or after is None:
-        return None
-    if fewer:
-        # Zeros that take the place of a branch are made of numbers alone, so only a call's own ones compare.
-        left = iter([_comparison_key(call, call.numbers) for call in before.calls if call.numbers])
-        others = [call for call in after.calls if call.may_hide and call.numbers]
-        # Each is looked for behind the one that was found last.
-        return next(
-            (_place(call) for call in others if _comparison_key(call, call.numbers) not in left), None
-        )
-    ones, others = (
-        [call for call in seen.calls if call.may_hide and (before.hides or not call.follows_openly)]
-        for seen in (before, after)
-    )
-    for one, other in zip_longest(ones, others):
-        found = one or other
-        if (
-            one is None
-            or other is None
-            or _comparison_key(one, one.hidden) != _comparison_key(other, other.hidden)
-        ):
-            return _place(found)
-    return None
-
-
-def _comparison_key(call: _Call, numbers: tuple[float | bytes, ...]) -> tuple[Any, ...]:
-    """Return the key by which two calls are compared: module and operator, numbers, and the mode."""
-    return call.key[:2], numbers, call.is_on
-
-
-def _place(call: _Call) -> str:
-    path, name, _ = call.key
-    return f"{name} in '{path}'" if path else name
 
 
 _Way = tuple[dict[str, Tensor], tuple[Any, Any], contextlib.AbstractContextManager[Any]]
@@ -486,6 +256,10 @@ def _paths(model: nn.Module, tracer: _SizeTracer) -> Iterator[None]:
             handle.remove()
 
 
+_COMPUTING = {"mul", "div", "add", "sub", "tensor", "new_tensor"}
+"""Those of them that compute with numbers, not with sizes alone."""
+
+
 class _SizeTracer(ShapeMode):
     """Records every call of an operator and hands out sizes that remember."""
 
@@ -494,12 +268,12 @@ class _SizeTracer(ShapeMode):
         self.path = [""]
         self.norms: set[str] = set()
         self.layers: set[str] = set()
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         self.modules: dict[str, list[ModuleCall]] = defaultdict(list)
         # Noted here, not on the tensors: some of them are the user's. Holding them keeps their identity.
-        self._makers: dict[int, tuple[Tensor, _Call | str, int]] = {}
+        self._makers: dict[int, tuple[Tensor, Call | str, int]] = {}
 
-    def made_by(self, tensor: Tensor, maker: _Call | str, place: int) -> None:
+    def made_by(self, tensor: Tensor, maker: Call | str, place: int) -> None:
         """Note what made a tensor: a call, with the place among its results, or a name."""
         self._makers[id(tensor)] = (tensor, maker, place)
 
@@ -507,27 +281,27 @@ class _SizeTracer(ShapeMode):
         made = self._made(tensor, dim)
         return size if made is None else Size(size, made)
 
-    def _made(self, tensor: Tensor, dim: int) -> _Made | None:
+    def _made(self, tensor: Tensor, dim: int) -> Made | None:
         """Find what made a dimension of a tensor, if that is known."""
         if id(tensor) not in self._makers:
             return None
         _, maker, place = self._makers[id(tensor)]
-        kept = maker.kept if isinstance(maker, _Call) else {}
-        return kept.get(dim, _Made(maker, place, dim))
+        kept = maker.kept if isinstance(maker, Call) else {}
+        return kept.get(dim, Made(maker, place, dim))
 
-    def _maker(self, tensor: Tensor) -> _Call | None:
+    def _maker(self, tensor: Tensor) -> Call | None:
         """Return the call that made a tensor, if one did."""
         _, maker, _ = self._makers.get(id(tensor), (None, None, 0))
-        return maker if isinstance(maker, _Call) else None
+        return maker if isinstance(maker, Call) else None
 
     def origins(self, parts: Parts) -> list[tuple[str, Any]]:
         """List the parts of an output, each with what made it."""
-        numbers = _numbered(self.calls)
+        numbers = numbered(self.calls)
         made = [
             self._makers.get(id(leaf), (leaf, None, 0))[1:] if isinstance(leaf, Tensor) else (leaf, 0)
             for leaf in parts.leaves
         ]
-        origins = [(numbers[maker] if isinstance(maker, _Call) else maker, place) for maker, place in made]
+        origins = [(numbers[maker] if isinstance(maker, Call) else maker, place) for maker, place in made]
         return list(zip(parts.paths, origins, strict=True))
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -547,7 +321,7 @@ class _SizeTracer(ShapeMode):
             return self._sized(args[0], 0, result)
         results = result if isinstance(result, tuple | list) else [result]
         if results and isinstance(results[0], Tensor):
-            self._record(_normal(name), args, kwargs, results)
+            self._record(normal_name(name), args, kwargs, results)
         return result
 
     def _record(
@@ -556,7 +330,7 @@ class _SizeTracer(ShapeMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         results: Sequence[Any],
-        kept: Mapping[int, _Made] = MappingProxyType({}),
+        kept: Mapping[int, Made] = MappingProxyType({}),
     ) -> None:
         """Record a call of an operator, and that it made its results."""
         key = (self.path[-1], name, tuple(results[0].shape))
@@ -587,7 +361,7 @@ class _SizeTracer(ShapeMode):
         scales = name in ("mul", "div") and any(isinstance(item, Size | Proportional) for item in leaves)
         if drawn and made_of is not None:
             hidden += counts_chosen_among(name, args, kwargs, results[0])
-        call = _Call(
+        call = Call(
             key,
             sizes,
             wide=wide,
@@ -667,74 +441,10 @@ _SAME = {
 }
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """Return one name for the forms of an operator: ``__iadd__``, ``add_`` and ``add``."""
     if name.startswith("__"):
         name = name.strip("_")
         name = name[1:] if name[:1] in "ir" and name not in ("invert", "rshift") else name
     name = name.removesuffix("_")
     return _SAME.get(name, name)
-
-
-def _nodes_of(seen: Observation, program: Program) -> Mapping[_Call, str]:
-    """Match calls with the operators of the program: same module, same name, same shape, same order."""
-    made: dict[tuple[str, str, tuple[int, ...]], list[_Call]] = defaultdict(list)
-    found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for call in seen.calls:
-        made[call.key].append(call)
-    for node in program.graph.nodes:
-        key = _key(node)
-        if key is not None:
-            found[key].append(node.name)
-    return {
-        call: name
-        for key, names in found.items()
-        if len(made[key]) == len(names)
-        for call, name in zip(made[key], names, strict=True)
-    }
-
-
-def _aligned(seen: Observation, program: Program) -> Sizes:
-    """Find the sources of the sizes that operators of the program are called with."""
-    nodes = _nodes_of(seen, program)
-    sizes = {
-        name: tuple(
-            _resolved(size.source, nodes) if isinstance(size, Size | Proportional) else None
-            for size in call.sizes
-        )
-        for call, name in nodes.items()
-        if call.sizes
-    }
-    pairs = [(_resolved(one, nodes), _resolved(other, nodes)) for one, other in seen.equal]
-    return sizes | {"": tuple(Computed("eq", *pair) for pair in dict.fromkeys(pairs) if None not in pair)}  # type: ignore[arg-type]
-
-
-def _key(node: Node) -> tuple[str, str, tuple[int, ...]] | None:
-    result = node.meta.get("val")
-    first = result[0] if isinstance(result, Sequence) and result else result
-    if node.op != "call_function" or not isinstance(first, Tensor):
-        return None
-    name = operator_name(node)
-    return module_path(node), _normal(name), tuple(first.shape)
-
-
-def _resolved(source: Any, nodes: Mapping[_Call, str]) -> Source | None:
-    """Replace calls in a source by operators of the program; ``None`` where that is not possible."""
-    if isinstance(source, FromAttribute):
-        return source
-    if isinstance(source, Power):
-        base = _resolved(source.base, nodes)
-        return None if base is None else Power(base, source.power)
-    if isinstance(source, _Made):
-        if isinstance(source.maker, str):
-            return FromTensor("", source.maker, source.place, source.dim)
-        node = nodes.get(source.maker)
-        return None if node is None else FromTensor(node, "", source.place, source.dim)
-    if isinstance(source, Computed):
-        parts = [
-            item if type(item) is int else _resolved(item, nodes) for item in (source.left, source.right)
-        ]
-        if parts[0] is None or parts[1] is None:
-            return None
-        return Computed(source.operator, parts[0], parts[1])
-    return None

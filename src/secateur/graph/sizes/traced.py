@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from secateur.graph.sizes.source import Computed, Power
+from secateur.graph.propagation.size_source import Computed, Power
 
 EqualSizes = list[tuple[Any, Any]]
 """Sources of pairs of sizes that code found equal."""

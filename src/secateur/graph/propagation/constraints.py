@@ -20,11 +20,18 @@ from torch.fx import Node
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
+from secateur.graph.propagation.factors import Factor
 from secateur.graph.propagation.findings import Attribute, Equation, Findings, Statistic
-from secateur.graph.sizes.factors import Factor
-from secateur.graph.sizes.known_sizes import KnownSizes, Quotient, Solution
-from secateur.graph.sizes.linear_forms import Form, apart, multiples
-from secateur.graph.sizes.source import Computed, FromAttribute, FromTensor, Source, attributes_in, parts_of
+from secateur.graph.propagation.known_sizes import KnownSizes, Quotient, Solution
+from secateur.graph.propagation.linear_forms import Form, apart, multiples
+from secateur.graph.propagation.size_source import (
+    Computed,
+    FromAttribute,
+    FromTensor,
+    Source,
+    attributes_in,
+    parts_of,
+)
 
 
 def resolve_sizes(findings: Findings, slots: SlotTable, env: Mapping[Node, Any]) -> None:

@@ -11,8 +11,15 @@ import numpy as np
 
 from secateur.graph.groups import IntArray
 from secateur.graph.labels import Labels, SlotTable, Value
-from secateur.graph.sizes.linear_forms import Form, multiples
-from secateur.graph.sizes.source import AttributeKey, Computed, FromAttribute, FromTensor, Power, Source
+from secateur.graph.propagation.linear_forms import Form, multiples
+from secateur.graph.propagation.size_source import (
+    AttributeKey,
+    Computed,
+    FromAttribute,
+    FromTensor,
+    Power,
+    Source,
+)
 
 
 @dataclass(frozen=True)

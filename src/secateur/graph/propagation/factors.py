@@ -15,7 +15,7 @@ from torch.fx import Node
 from secateur.graph.capture.nodes import operator_name
 from secateur.graph.groups import IntArray
 from secateur.graph.propagation.findings import Findings
-from secateur.graph.sizes.source import Source
+from secateur.graph.propagation.size_source import Source
 
 _PASSED_ON = {"clamp", "clamp_min", "abs", "contiguous", "to", "_to_copy", "unsqueeze", "squeeze", "neg"}
 
