@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,3 +144,29 @@ def test_the_reason_names_sizes_that_are_numbers_in_the_code() -> None:
     reason = str(sec.trace(Numbered(-1).eval(), X)["qkv"].reason)
     assert reason.startswith("the scale of attention depends on the width of a head")
     assert f"for whole heads, the code gives 5 as a number (reshape): {advice}" in reason
+
+
+class Spared(nn.Module):
+    """Hide random steps, drawn by NumPy, and skip a layer at random, as speech networks do in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.layer, self.two = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.one(x))
+        if self.training:
+            hidden = np.random.choice(x.shape[1], 2, replace=False)  # noqa: NPY002 - as users' code does
+            x = x * (1 - F.one_hot(torch.from_numpy(hidden), x.shape[1]).sum(0)[:, None])
+        if not self.training or torch.rand([]) > 0.05:
+            x = self.layer(x)
+        return self.two(x)
+
+
+def test_random_choices_are_the_same_in_each_attempt_of_a_capture() -> None:
+    torch.manual_seed(0)
+    model = Spared().eval()
+    graph = sec.trace(model, X)
+    assert {group.name: group.reason for group in graph.frozen} == {"two": "is an output of the network"}
+    plan = sec.plan_from(graph, {"one": [0, 5, 6], "layer": [1, 2]})
+    assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur as sec
 from secateur.graph import Cost, Group
 from secateur.graph.cutting.tensors import named_tensors
-from tests.graph.random_networks import STATISTICS, Recipe, build, recipes
+from tests.graph.random_networks import STATISTICS, Recipe, Step, build, recipes
 from tests.graph.test_silent_errors import zeroed
 
 EXAMPLES = int(os.environ.get("SECATEUR_EXAMPLES", "0"))
@@ -29,8 +29,8 @@ SHARE = {1: 0.2, 2: 0.6, 3: 0.2}
 UNCOUNTED = {"attention", "multihead", "scores", "pair", "queries", "decoder", "table"}
 """Kinds with operators that PyTorch's own counter passes over, or that run once for all examples."""
 
-CONV_TBC = 7
-"""The way of ``backwards`` that calls ``conv_tbc``, which PyTorch's own counter passes over."""
+UNCOUNTED_WAYS = {"backwards": (8, 7), "covariance": (3, 0)}
+"""Of kinds with several ways, how many there are and which one is such."""
 
 
 @pytest.mark.filterwarnings("ignore:torch.searchsorted")  # said once in a process, so not again on replay
@@ -70,15 +70,18 @@ def prune_in_rounds(recipe: Recipe, rounds: int) -> None:
             same_as_with_columns_zeroed(model, small, plan, x)
         graph, model = graph.after(plan), small
         assert graph.tensors == {name: tuple(item.shape) for name, item in named_tensors(model).items()}
-    uncounted = any(
-        step.kind in UNCOUNTED or (step.kind == "backwards" and step.way % 8 == CONV_TBC)
-        for step in recipe.steps
-    )
+    uncounted = any(map(is_uncounted, recipe.steps))
     if not uncounted:
         costs_what_is_predicted(model, graph.cost(), x)
     if uncounted or recipe.seed % 4 == 0:  # takes as long as everything else
         assert graph.cost() == sec.cost(model, x)
     trains(model, x)
+
+
+def is_uncounted(step: Step) -> bool:
+    """Whether PyTorch counts another number of operations, or counts them once for all examples."""
+    ways, which = UNCOUNTED_WAYS.get(step.kind, (1, -1))
+    return step.kind in UNCOUNTED or step.way % ways == which
 
 
 def some(generator: np.random.Generator, group: Group) -> list[int]:

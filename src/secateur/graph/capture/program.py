@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ from secateur.graph.capture.source_locations import name_modules
 from secateur.graph.capture.unknown_sizes import settle_sizes
 from secateur.graph.capture.vmaps import expand_vmaps
 from secateur.outputs import Parts, parts_of
-from secateur.untouched import untouched
+from secateur.untouched import StateRecord, untouched
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a network is called with: one tensor, positional arguments, or keyword arguments."""
@@ -402,11 +402,8 @@ def _exported(
         _stand_in(model)
         called = _as_written(model)
         returned = _returning_leaves(called)
-        # Seeded, so that random choices in the code are the same here and in the check.
-        seed_everything()
-        noted.seed_generators()
         try:
-            exported, branches = _answered(called, args, kwargs)
+            exported, branches = _answered(called, args, kwargs, noted)
         except Exception as error:
             raise TraceError(explain(model, error, kwargs or args)) from error
         graph = exported.graph
@@ -478,16 +475,31 @@ def _argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def _answered(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], noted: StateRecord
 ) -> tuple[ExportedProgram, bool]:
     """Export a network; where its code asks tensors for values, with the answers that are known.
 
     What the code does through ``.data`` is written as operators, if an export without that fails.
 
+    Args:
+        model: the network.
+        args: its positional arguments.
+        kwargs: its named arguments.
+        noted: the state of the network, with its generators of random numbers.
+
     Returns:
         The program, and whether the answers hold only for inputs with the same values.
     """
-    export = partial(torch.export.export, model, args, kwargs, strict=False)
+
+    def seeded() -> None:
+        """Let random choices in the code be the same in each attempt, and in the check."""
+        seed_everything()
+        noted.seed_generators()
+
+    def export() -> ExportedProgram:
+        seeded()
+        return torch.export.export(model, args, kwargs, strict=False)
+
     try:
         return export(), False
     except Exception as error:  # noqa: BLE001 - it is raised if nothing helps
@@ -498,6 +510,7 @@ def _answered(
                 return export(), False
             except Exception as error:  # noqa: BLE001 - the first error is raised if nothing helps
                 failed = error if depends_on_values(error) else failed
+        seeded()
         answers, branches = _answers_after(failed, model, args, kwargs)
         if answers is None:
             raise failed
