@@ -294,3 +294,48 @@ def test_a_batch_is_left_by_recalibration() -> None:
     x = torch.ones(4, 6)
     recalibrate(Halves(nn.BatchNorm1d(6)), [x])
     assert torch.equal(x, torch.ones(4, 6))
+
+
+class Tabled(nn.Module):
+    """Keep a table of the weights in evaluation mode until training begins, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.bias = nn.Parameter(torch.randn(8, 5))
+        self.tables: dict[str, torch.Tensor] = {}
+
+    def train(self, mode: bool = True) -> Tabled:
+        if mode and self.tables:
+            self.tables = {}
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table = self.bias.sum(1)
+        if not self.training:
+            table = self.tables.setdefault(str(x.device), table)
+        return self.two((self.one(x) + table).relu())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_evaluation_keeps_until_training_is_dropped_by_a_cut_alone(inplace: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Tabled().eval(), torch.randn(3, 4)
+    expected = model(x)
+    tables = model.tables
+    graph = sec.trace(model, x)
+    assert [group.name for group in graph.prunable] == ["one"]
+    assert model.tables is tables
+    assert list(tables) == ["cpu"]
+    plan = sec.plan_from(graph, {"one": [0, 2, 5]})
+    kept = [1, 3, 4, 6, 7]
+    silent = model.one.weight[kept] @ x.T + (model.one.bias + model.bias.sum(1))[kept, None]
+    wanted = (model.two.weight[:, kept] @ silent.relu()).T + model.two.bias
+    small = sec.apply_plan(model, plan, inplace=inplace)
+    assert not small.training
+    torch.testing.assert_close(small(x), wanted)
+    if not inplace:
+        assert model.tables is tables
+        assert torch.equal(model(x), expected)
+        assert sec.verify(model, small, plan, x).ok

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from secateur.arguments import check_arguments
 from secateur.errors import SurgeryError
 from secateur.formats import first_line
+from secateur.graph.capture.program import drop_kept
 from secateur.graph.capture.wrappers import refuse_wrapped
 from secateur.graph.cutting.fit import misfit
 from secateur.graph.cutting.rescale import rescaled
@@ -163,6 +164,7 @@ def operate(
             moved = {old: new[name] for name, old in model.named_parameters() if name not in removed}
         if optimizer is not None:
             undo.callback(state.install(optimizer, moved))
+        drop_kept(small)
         return Operation(small, undo.pop_all().close)
 
 

@@ -528,9 +528,14 @@ class Written(nn.Module):
 
     def __init__(self, channels: int, way: int) -> None:
         super().__init__()
-        self.part, self.portions, self.way = 1 + way % (channels - 1), 2 if channels % 2 == 0 else 1, way % 3
+        self.part, self.portions, self.way = 1 + way % (channels - 1), 2 if channels % 2 == 0 else 1, way % 4
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.way == 3:
+            rows = tokens(x)
+            chosen = torch.arange(rows.shape[1])[None, :, None] % 2 == 0
+            filled = rows.masked_scatter(chosen.expand_as(rows), rows.sin())
+            return filled.transpose(1, 2).reshape(x.shape)
         if self.way == 2:
             size = x.shape[1] // self.portions
             return torch.cat([x[:, i * size : (i + 1) * size] * (i + 2) for i in range(self.portions)], 1)

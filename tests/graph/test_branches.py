@@ -535,3 +535,24 @@ def test_what_is_left_of_a_stream_without_its_branch(combine: Any, left: Any) ->
 def test_a_stream_that_is_subtracted_from_what_is_computed_from_it_has_no_branch() -> None:
     model = nn.Sequential(nn.Linear(4, 6), Combined(lambda _, x, y: y - x), nn.Linear(6, 3))
     assert sec.trace(model, torch.randn(5, 4)).branches == ()
+
+
+class Stacked(nn.Module):
+    """A branch that concatenates values of more dimensions than the stream has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        pairs = torch.cat([self.one(x).unsqueeze(-1), self.two(x).unsqueeze(-1)], 3)
+        return self.head(x + pairs.sum(3))
+
+
+def test_a_branch_may_concatenate_in_a_dimension_that_the_stream_lacks() -> None:
+    torch.manual_seed(0)
+    graph = sec.trace(Stacked().eval(), torch.randn(2, 5, 4))
+    assert graph["stem"].reason is None
+    assert graph.branches

@@ -399,12 +399,14 @@ def _joins_streams(
     holder = {node: path for path in sizes for node in flow.inside[path]}
     stream = shape_of(part.addition.stream)
     for node in part.addition.own - holder.keys():
-        if not str(node.target).startswith("aten.cat.") or stream is None:
+        joined = shape_of(node)
+        if not str(node.target).startswith("aten.cat.") or not stream or len(joined or ()) != len(stream):
             continue
         dim = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
         sources = [_unchanged_source(item, holder, flow) for item in flow.inputs[node]]
-        lengths = [sizes[holder[item]][dim] if item in holder else None for item in sources]
-        if None not in lengths and sum(lengths) != stream[dim]:  # type: ignore[arg-type]
+        shapes = [sizes[holder[item]] if item in holder else () for item in sources]
+        lengths = [shape[dim] if len(shape) == len(stream) else None for shape in shapes]
+        if None not in lengths and sum(lengths) != stream[dim % len(stream)]:  # type: ignore[arg-type]
             return True
     return False
 

@@ -289,15 +289,49 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put every module in training or evaluation mode within a block."""
+def mode_of(model: nn.Module, *, training: bool, fresh: bool = False) -> Iterator[None]:
+    """Put every module in training or evaluation mode within a block.
+
+    Args:
+        model: the network; modes, and attributes that its own ``train`` exchanges, are restored.
+        training: training mode instead of evaluation mode.
+        fresh: without what evaluation mode keeps until training begins (see :func:`drop_kept`).
+    """
     modes = [(module, module.training) for module in model.modules()]
+    before = [(vars(module), dict(vars(module))) for module in _with_own_train(model)]
+    if fresh and before:
+        model.train(True)
     model.train(training)
+    exchanged = [
+        (now, {name: value for name, value in old.items() if now.get(name) is not value})
+        for now, old in before
+    ]
     try:
         yield
     finally:
+        for now, old in exchanged:
+            now.update(old)
         for module, mode in modes:
             module.training = mode
+
+
+def drop_kept(model: nn.Module) -> None:
+    """Let a network drop what its evaluation mode keeps until training begins; its modes stay as they are.
+
+    Some networks compute a table from their weights once in evaluation mode, and drop it in their own
+    ``train``. Such a table is wrong after the weights have changed.
+    """
+    if not _with_own_train(model):
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(True)
+    for module, mode in modes:
+        module.training = mode
+
+
+def _with_own_train(model: nn.Module) -> list[nn.Module]:
+    """List the modules that do more in ``train`` than to set the mode."""
+    return [module for module in model.modules() if type(module).train is not nn.Module.train]
 
 
 def capture(model: nn.Module, inputs: ExampleInputs, *, training: bool = False) -> Program:
@@ -390,7 +424,7 @@ def _exported(
     # Export replaces parameters by fake tensors, so that nothing can write to them.
     with (
         untouched(model, weights=False) as noted,
-        mode_of(model, training=training),
+        mode_of(model, training=training, fresh=True),
         torch.set_grad_enabled(training or torch.is_grad_enabled()),
         warnings.catch_warnings(),
         quiet_export(),

@@ -74,7 +74,7 @@ def run_network(
         with (
             # A second attempt must find the attributes that the first one found.
             untouched(*[model] if guarded or training else [], weights=guarded) as noted,
-            mode_of(model, training=training),
+            mode_of(model, training=training, fresh=True),
             gradients,
             _mode(random, native) as mode,
         ):

@@ -38,8 +38,8 @@ NARY = """
     special_chebyshev_polynomial_w special_hermite_polynomial_h special_hermite_polynomial_he
     special_laguerre_polynomial_l special_legendre_polynomial_p special_shifted_chebyshev_polynomial_t
     special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v
-    special_shifted_chebyshev_polynomial_w special_zeta __ilshift__ __irshift__ __ixor__ __lshift__
-    __rshift__ __xor__
+    special_shifted_chebyshev_polynomial_w special_zeta __iand__ __ilshift__ __ior__ __irshift__
+    __ixor__ __and__ __lshift__ __or__ __rshift__ __xor__
 """
 
 

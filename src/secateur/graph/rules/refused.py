@@ -9,7 +9,7 @@ from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
 
 REASONS = {
-    "elements are selected across channels, not within them": "masked_select masked_scatter take put nonzero",
+    "elements are selected across channels, not within them": "masked_select take put nonzero",
     "values are counted across channels": (
         "bincount _unique2 unique_consecutive unique_dim histogram histogramdd"
     ),

@@ -7,6 +7,12 @@ size in the code follows.
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch.fx import Node
+
+from secateur.graph.capture.nodes import operator_name
+from secateur.graph.capture.operators import COPIES
 from secateur.graph.labels import Labels, Value
 from secateur.graph.propagation.rule_context import RuleContext
 from secateur.graph.rules import rule
@@ -44,6 +50,33 @@ def take_along_dim(op: RuleContext) -> Value | list[Value]:
         Value((*v.shape[:dim], 1, *v.shape[dim + 1 :]), v.replaced(dim, None).labels) for v in (value, index)
     ]
     return Value(op.shape, combine(op, sides, shape).replaced(dim, index.labels[dim]).labels)
+
+
+@rule("aten.masked_scatter")
+def masked_scatter(op: RuleContext) -> Value | list[Value]:
+    """Join the rows that are filled with those of the source, where a mask names whole rows.
+
+    Networks for images and text put the features of an image into the places of a word so. Numbers are taken
+    from the source one after the other, so a mask that names single channels lets none be removed.
+    """
+    value, source = op.value("self"), op.value("source")
+    reason = f"elements are selected across channels, not within them ({op.place})"
+    rows = value.shape[-1:] == source.shape[-1:] == op.shape[-1:] and _is_of_rows(op.node.args[1])
+    if not rows or not value.shape:
+        return op.refuse(reason)
+    for one in (value, source):
+        for labels in one.labels[:-1]:
+            op.freeze(labels, reason)
+    return Value(op.shape, (*(None,) * (len(op.shape) - 1), op.join(value.labels[-1], source.labels[-1])))
+
+
+def _is_of_rows(mask: Any) -> bool:
+    """Return whether a mask is the same along its last dimension: one number, repeated or broadcast."""
+    while isinstance(mask, Node) and tuple(mask.meta["val"].shape)[-1:] != (1,):
+        if operator_name(mask) not in COPIES | {"expand", "expand_as", "broadcast_to"}:
+            return False
+        mask = mask.args[0]
+    return isinstance(mask, Node)
 
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")

@@ -132,7 +132,7 @@ def record_run(model: nn.Module, inputs: ExampleInputs, *, training: bool) -> Ob
                 seed_everything()
                 stack.callback(_label(model, tracer))
                 stack.enter_context(_paths(model, tracer))
-                stack.enter_context(mode_of(model, training=training))
+                stack.enter_context(mode_of(model, training=training, fresh=True))
                 stack.enter_context(torch.set_grad_enabled(gradients))
                 stack.enter_context(mode)
                 stack.enter_context(uncached(model))
