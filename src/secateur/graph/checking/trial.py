@@ -193,17 +193,16 @@ class _Trials:
         """
         way = _brief(_WAYS[share]) if briefly else _WAYS[share]
         failure = self._attempt(groups, share, way)
-        if failure is not None and failure.unseen:
-            if share is Share.FEWEST:
-                # Normalising one channel gives a constant, so two are tried. If two show nothing either, the
-                # trial with half of the channels decides.
-                failure = self._attempt(groups, share, way, spare=1)
-                failure = None if failure is not None and failure.unseen else failure
-            else:
-                # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
-                failure = self._attempt(groups, share, way, seed=1)
-                if failure is not None and failure.unseen:
-                    failure = self._attempt(groups, share, way, seed=2)
+        if failure is not None and share is Share.FEWEST and (failure.unseen or failure.noisy):
+            # Normalising one channel gives a constant, so two are tried. If two show nothing either, the
+            # trial with half of the channels decides.
+            failure = self._attempt(groups, share, way, spare=1)
+            failure = None if failure is not None and (failure.unseen or failure.noisy) else failure
+        elif failure is not None and failure.unseen:
+            # What is left may be dead by chance (a ReLU that never opens): other channels are kept then.
+            failure = self._attempt(groups, share, way, seed=1)
+            if failure is not None and failure.unseen:
+                failure = self._attempt(groups, share, way, seed=2)
         if failure is not None:
             self.comparison.runs_as_it_is()
         return failure
