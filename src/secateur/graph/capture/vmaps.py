@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from secateur._compat import tree_map_only
+from secateur.errors import TraceError
+from secateur.formats import first_line
 from secateur.graph.capture.composites import substitute
-from secateur.graph.capture.nodes import draws_numbers, operator_name
+from secateur.graph.capture.nodes import draws_numbers, module_path, operator_name
 from secateur.graph.capture.operators import DROPOUTS
 
 _START, _END, _INTO, _OUT = (
@@ -32,11 +34,23 @@ def expand_vmaps(module: GraphModule) -> None:
 
     Args:
         module: a captured program; the result of every operator is noted as ``val``.
+
+    Raises:
+        TraceError: an operator cannot be replaced.
     """
     found = False
     while region := _innermost(module):
         found = True
-        _expand(module, region)
+        try:
+            _expand(module, region)
+        except Exception as error:
+            path = module_path(region[-1])
+            place = f" in '{path}'" if path else ""
+            raise TraceError(
+                f"the network could not be captured{place}: what it runs in torch.vmap cannot be written for "
+                "whole tensors. Call the function on whole tensors, or trace only a submodule that does not "
+                f"do this. PyTorch says: {first_line(error)}"
+            ) from error
     if found:
         module.recompile()
 
