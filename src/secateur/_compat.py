@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.fx.config
+from torch._C._functorch import is_batchedtensor as is_batched
 from torch._export.utils import _compiling_state_context as said_to_be_exported
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as lazy_graph_modules
@@ -29,6 +30,7 @@ __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
     "_BatchNorm",
+    "is_batched",
     "lazy_graph_modules",
     "make_fx",
     "register_constant",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from secateur._compat import tree_map_only
+from secateur._compat import FakeTensor, is_batched, tree_map_only
 from secateur.errors import TraceError
 from secateur.formats import first_line
 from secateur.graph.capture.composites import substitute
@@ -38,6 +39,7 @@ def expand_vmaps(module: GraphModule) -> None:
     Raises:
         TraceError: an operator cannot be replaced.
     """
+    _forget_levels(module)
     found = False
     while region := _innermost(module):
         found = True
@@ -53,6 +55,16 @@ def expand_vmaps(module: GraphModule) -> None:
             ) from error
     if found:
         module.recompile()
+
+
+def _forget_levels(module: GraphModule) -> None:
+    """Replace the noted values of single examples, which end with their call, by plain ones of a shape."""
+    values = {node: node.meta.get("val") for node in module.graph.nodes}
+    modes = (value.fake_mode for value in values.values() if isinstance(value, FakeTensor))
+    with next(modes, nullcontext()):
+        for node, value in values.items():
+            if isinstance(value, Tensor) and is_batched(value):
+                node.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device=value.device)
 
 
 def _name(node: Node) -> str:
@@ -91,7 +103,9 @@ def _expand(module: GraphModule, region: list[Node]) -> None:
             again = partial(_repeated, count=count, dim=dim)
             substitute(module.graph, node, back if node.args[0] in mapped else again)
         elif any(item in mapped for item in node.all_input_nodes):
-            if _is_whole(node, mapped):
+            if node.meta.get("val") is None and not node.users:
+                module.graph.erase_node(node)  # an assertion on one example
+            elif _is_whole(node, mapped):
                 values, named = tree_map_only(Node, lambda item: item.meta["val"], (node.args, node.kwargs))
                 node.meta["val"] = node.target(*values, **named)  # type: ignore[operator]
                 mapped.add(node)
