@@ -189,11 +189,20 @@ class SameNumbers(TorchDispatchMode):
         ...     torch.dropout(torch.ones(2), 0.2, train=True)
         tensor([0.9000, 0.9000])
 
-    Code that sets the seed in its forward pass needs exactly these numbers. After that, nothing is replaced.
+    Code that sets the seed in its forward pass needs exactly these numbers. After that, nothing is replaced
+    but dropout in training mode, which such code only repeats (Reformer computes layers twice).
+
+    Args:
+        training: whether the code runs in training mode.
+
+    Attributes:
+        drops: whether a dropout is running; :class:`SeenDropout` says so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, training: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.drops = False
+        self._training = training
         self._drawn = 0
         self._state = torch.get_rng_state()
         self._own_seed = False
@@ -210,6 +219,7 @@ class SameNumbers(TorchDispatchMode):
         own = self._own_seed or kwargs.get("generator") is not None
         if not own and not torch.equal(self._state, before):
             own = self._own_seed = True
+        own = own and not (self.drops and self._training)
         if name == "native_dropout" and not own:
             scale = 1 if args[2] is False else 1 - args[1] / 2
             return args[0] * scale, torch.ones_like(args[0], dtype=torch.bool)
@@ -280,12 +290,20 @@ class SeenDropout(TorchFunctionMode):
     with probability p is multiplied by ``1 + p / 4 sin(log|x| + n)`` besides, where n is a number for each
     kind of dropout. This treats each number alone, so it is the same function at every width.
 
+    Args:
+        numbers: what replaces the random numbers of the dropout.
+
     Example:
-        >>> with SeenDropout(), SameNumbers():
+        >>> numbers = SameNumbers()
+        >>> with SeenDropout(numbers), numbers:
         ...     dropped = torch.dropout(torch.tensor([1.0, 2.0]), 0.2, train=True)
         >>> [round(value, 3) for value in dropped.tolist()]
         [0.9, 1.858]
     """
+
+    def __init__(self, numbers: SameNumbers) -> None:
+        super().__init__()
+        self._numbers = numbers
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -301,7 +319,11 @@ class SeenDropout(TorchFunctionMode):
             return func(*args, **kwargs)
         given = args[0] if args else kwargs["input"]
         factor = _factor(given, p, _PHASES[name])
-        result = func(*args, **kwargs)
+        before, self._numbers.drops = self._numbers.drops, True
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._numbers.drops = before
         return result.mul_(factor) if result is given else result * factor
 
 
@@ -346,12 +368,13 @@ def seed_everything() -> None:
 
 
 @contextmanager
-def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
+def exact(*, random: bool, native: bool = False, training: bool = False) -> Iterator[Float64]:
     """Run code in float64 and, where it draws random numbers, with fixed ones.
 
     Args:
         random: whether random numbers may be drawn within the block.
         native: compute in the dtype that the code requests instead.
+        training: whether it runs in training mode.
 
     Yields:
         The mode, whose ``rounded`` shows whether something was rounded.
@@ -363,6 +386,7 @@ def exact(*, random: bool, native: bool = False) -> Iterator[Float64]:
         if not native:
             stack.enter_context(mode)
         if random:
-            stack.enter_context(SeenDropout())
-            stack.enter_context(SameNumbers())
+            numbers = SameNumbers(training=training)
+            stack.enter_context(SeenDropout(numbers))
+            stack.enter_context(numbers)
         yield mode

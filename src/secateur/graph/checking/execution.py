@@ -76,7 +76,7 @@ def run_network(
             untouched(*[model] if guarded or training else [], weights=guarded) as noted,
             mode_of(model, training=training, fresh=True),
             gradients,
-            _mode(random, native) as mode,
+            _mode(random, native, training) as mode,
         ):
             noted.seed_generators()
             args, kwargs = tree_map_only(Tensor, partial(_copied, native=native), call_arguments(inputs))
@@ -198,13 +198,14 @@ def _copied(tensor: Tensor, *, native: bool = False) -> Tensor:
 @contextmanager
 def reference_mode(forward: Pass, *, native: bool) -> Iterator[Float64]:
     """Run a captured pass within a block as :func:`run_reference` does."""
-    with untouched(), _mode(forward.program.is_random, native) as mode:
+    program = forward.program
+    with untouched(), _mode(program.is_random, native, program.training) as mode:
         yield mode
 
 
 @contextmanager
-def _mode(random: bool, native: bool) -> Iterator[Float64]:
-    with full_precision(), uncompiled(), exact(random=random, native=native) as mode:
+def _mode(random: bool, native: bool, training: bool) -> Iterator[Float64]:
+    with full_precision(), uncompiled(), exact(random=random, native=native, training=training) as mode:
         yield mode
 
 
