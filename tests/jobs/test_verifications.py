@@ -34,3 +34,10 @@ def test_the_closing_line_says_what_was_compared_and_what_was_not() -> None:
     assert nothing == "the network was within the budget already; nothing was cut"
     wrong = combined([Verification(1e-3, 1e-8, 300, 4)])
     assert verification_line(wrong).startswith("NOT VERIFIED: after the cut")
+
+
+def test_a_network_that_fails_names_no_outputs() -> None:
+    failed = Verification(float("inf"), 1e-8, 0, 4, inputs=0, modes=(), problem="the forward pass fails")
+    assert str(failed) == (
+        "WRONG: the smaller network DIFFERS FROM the original with 4 channels masked (the forward pass fails)"
+    )

@@ -70,7 +70,8 @@ class Verification:
             return f"verified: the smaller network equals {what} ({gap}; {compared}){rest}"
         if self.problem is None and self.outputs == 0:
             return f"NOT CHECKED: nothing could be compared with {what}{rest}"
-        return f"WRONG: the smaller network DIFFERS FROM {what} ({self.problem or gap}; {compared}){rest}"
+        found = f"{self.problem or gap}; {compared}" if self.outputs else self.problem
+        return f"WRONG: the smaller network DIFFERS FROM {what} ({found}){rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values, for files."""
