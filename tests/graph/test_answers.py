@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import secateur as sec
 from secateur.errors import TraceError, UsageError
+from secateur.graph.sizes.recording import record_run
 from secateur.recovery import reconstruct
 
 
@@ -149,17 +150,20 @@ def test_the_reason_names_sizes_that_are_numbers_in_the_code() -> None:
 class Spared(nn.Module):
     """Hide random steps, drawn by NumPy, and skip a layer at random, as speech networks do in training."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.one, self.layer, self.two = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.one, self.layer, self.two = nn.Linear(4, width), nn.Linear(width, width), nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.one(x))
         if self.training:
             hidden = np.random.choice(x.shape[1], 2, replace=False)  # noqa: NPY002 - as users' code does
             x = x * (1 - F.one_hot(torch.from_numpy(hidden), x.shape[1]).sum(0)[:, None])
-        if not self.training or torch.rand([]) > 0.05:
-            x = self.layer(x)
+        for _ in range(8):
+            if self.training:  # numbers whose amount depends on the width
+                x = x + 0.1 * torch.randn_like(x)
+            if not self.training or torch.rand([]) > 0.5:
+                x = torch.tanh(self.layer(x))
         return self.two(x)
 
 
@@ -170,3 +174,10 @@ def test_random_choices_are_the_same_in_each_attempt_of_a_capture() -> None:
     assert {group.name: group.reason for group in graph.frozen} == {"two": "is an output of the network"}
     plan = sec.plan_from(graph, {"one": [0, 5, 6], "layer": [1, 2]})
     assert sec.verify(model, sec.apply_plan(model, plan), plan, X).ok
+
+
+def test_what_is_skipped_at_random_does_not_depend_on_the_width() -> None:
+    recorded = [record_run(Spared(width), X, training=True) for width in (8, 3)]
+    wide, narrow = ([call.key[:2] for call in seen.calls] for seen in recorded if seen is not None)
+    assert wide == narrow
+    assert 0 < wide.count(("layer", "linear")) < 8

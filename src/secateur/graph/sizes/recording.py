@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur._compat import FakeTensorMode, said_to_be_exported, tree_leaves, tree_map_only
-from secateur.exact import seed_everything
+from secateur.exact import SameNumbers, seed_everything
 from secateur.graph.capture.calls import ModuleCall
 from secateur.graph.capture.operators import DROPOUTS
 from secateur.graph.capture.program import ExampleInputs, call_arguments, doubled, mode_of
@@ -199,9 +199,16 @@ def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
 
 
 def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
-    """Run on numbers, for code that looks at them."""
+    """Run on numbers, for code that looks at them; what it draws to decide by follows no width."""
     copies = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
-    return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), contextlib.nullcontext()
+    return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), _same_numbers()
+
+
+@contextlib.contextmanager
+def _same_numbers() -> Iterator[None]:
+    """Replace random numbers as the check does within a block, which begins after the seed is set."""
+    with SameNumbers():
+        yield
 
 
 def _label(model: nn.Module, tracer: _SizeTracer) -> Callable[[], None]:
