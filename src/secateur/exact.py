@@ -12,7 +12,7 @@ import random as random_of_python
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -204,8 +204,12 @@ class SameNumbers(TorchDispatchMode):
         self.drops = False
         self._training = training
         self._drawn = 0
-        self._state = torch.get_rng_state()
         self._own_seed = False
+
+    def __enter__(self) -> Self:
+        """Note the state of the generator: a seed that was set before is none of the code's own."""
+        self._state = torch.get_rng_state()
+        return super().__enter__()  # type: ignore[no-untyped-call, no-any-return]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Find where sizes come from: the integers that a network's code reshapes with, and their sources.
+"""Record the operators that a network's code calls, and where the sizes that it gives them come from.
 
 A captured program holds bare numbers: ``reshape(1, 197, 3, 6, 64)``. Whether the 6 is an attribute
 of a module, the size of another tensor or a number in the code decides what a cut must change.
@@ -201,14 +201,7 @@ def _on_fakes(model: nn.Module, inputs: ExampleInputs) -> _Way:
 def _for_real(model: nn.Module, inputs: ExampleInputs) -> _Way:
     """Run on numbers, for code that looks at them; what it draws to decide by follows no width."""
     copies = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
-    return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), _same_numbers()
-
-
-@contextlib.contextmanager
-def _same_numbers() -> Iterator[None]:
-    """Replace random numbers as the check does within a block, which begins after the seed is set."""
-    with SameNumbers():
-        yield
+    return copies, tree_map_only(Tensor, torch.clone, call_arguments(inputs)), SameNumbers()
 
 
 def _label(model: nn.Module, tracer: _SizeTracer) -> Callable[[], None]:
